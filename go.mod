@@ -1,0 +1,3 @@
+module bulwark.example
+
+go 1.26

@@ -1,0 +1,2 @@
+// Package ledger is the form of the audit log: events, blocks, trees, proofs.
+package ledger
