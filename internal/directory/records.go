@@ -27,7 +27,7 @@ type Record interface {
 	RecordKind() string
 	// RecordKey is the row's key within its kind, unique over all tenants.
 	RecordKey() string
-	// Owner is the tenant whose system store orders the record's changes.
+	// Owner is the tenant that the record belongs to.
 	Owner() tenant.ID
 	setOwner(tenant.ID)
 }

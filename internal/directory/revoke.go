@@ -1,0 +1,136 @@
+package directory
+
+import (
+	"context"
+	"time"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/tenant"
+)
+
+// Revoked reports whether p's credential, or anything it was derived from, has
+// been ended: by a revocation, by a suspended service in its chain, or because
+// a platform service is no longer installed in p's tenant.
+func (d *Directory) Revoked(p *principal.Principal) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	c := &p.Credential
+	named := func(kind RevocationKind, value string) bool {
+		return value != "" && d.revocations[revocationKey(p.Tenant, kind, value)] != nil
+	}
+	epoch := func(kind RevocationKind, value string) bool {
+		r := d.revocations[revocationKey(p.Tenant, kind, value)]
+		return r != nil && !c.IssuedAt.After(r.Before)
+	}
+	if named(RevokeToken, c.JTI) || named(RevokeRoot, c.RootJTI) || named(RevokeToken, c.RootJTI) || named(RevokeSession, c.SID) {
+		return true
+	}
+	if epoch(RevokeSubject, p.Subject.String()) || epoch(RevokeClient, p.ClientID) || epoch(RevokeTenant, p.Tenant.String()) {
+		return true
+	}
+	if p.Subject.Kind == principal.Service && !d.mayAct(p.Tenant, p.Subject.ID) {
+		return true
+	}
+	for _, a := range p.Actors {
+		if named(RevokeToken, a.JTI) || epoch(RevokeSubject, a.Subject.String()) || !d.mayAct(p.Tenant, a.Subject.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+func revocationKey(t tenant.ID, kind RevocationKind, value string) string {
+	return t.String() + "/" + string(kind) + "/" + value
+}
+
+// mayAct reports whether the service is active and at home or installed in t.
+func (d *Directory) mayAct(t tenant.ID, service string) bool {
+	s := d.services[service]
+	if s == nil || s.State != Active {
+		return false
+	}
+	if s.Tenant == t {
+		return true
+	}
+	_, err := d.installed(t, service)
+	return err == nil && s.Tenant == tenant.Platform
+}
+
+// Revoke ends what the kind and value name in the tenant. Epoch kinds end
+// everything issued until now; issuing goes on. Revoking twice is no error.
+// Errors are the store's.
+func (d *Directory) Revoke(ctx context.Context, ev ledger.Event, t tenant.ID, kind RevocationKind, value string) error {
+	switch kind {
+	case RevokeToken, RevokeRoot, RevokeSession, RevokeSubject, RevokeClient, RevokeTenant:
+	default:
+		return fault.New(fault.Invalid, "a revocation names a token, root, session, subject, client or tenant")
+	}
+	if value == "" || len(value) > 256 {
+		return fault.New(fault.Invalid, "a revocation needs the id that it ends")
+	}
+	now := d.cfg.Now()
+	r := &Revocation{Tenant: t, Kind: kind, Value: value, Before: now, Expires: now.Add(d.cfg.MaxToken + time.Minute)}
+	if kind == RevokeSession {
+		r.Expires = now.Add(400 * 24 * time.Hour) // a session may outlive many tokens
+	}
+	ev.Action, ev.Resource = "revoke."+string(kind), value
+	_, err := d.mutate(ctx, ev, t, func(tx Tx) error { return d.upsertRevocation(tx, r) })
+	return err
+}
+
+func (d *Directory) upsertRevocation(tx Tx, r *Revocation) error {
+	if err := tx.Update(r); fault.KindOf(err) != fault.NotFound || err == nil {
+		return err
+	}
+	return tx.Insert(r)
+}
+
+// Expired lists revocations that no living token can need any more.
+func (d *Directory) Expired() []*Revocation {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	now := d.cfg.Now()
+	return sorted(d.revocations, func(r *Revocation) bool { return now.After(r.Expires) }, (*Revocation).RecordKey)
+}
+
+// Collect deletes expired revocations. It is the leader's duty.
+func (d *Directory) Collect(ctx context.Context) error {
+	byTenant := map[tenant.ID][]*Revocation{}
+	for _, r := range d.Expired() {
+		byTenant[r.Tenant] = append(byTenant[r.Tenant], r)
+	}
+	for t, list := range byTenant {
+		ev := ledger.Event{Action: "revocation.collect", Subject: "system", Count: uint64(len(list))}
+		if _, err := d.mutate(ctx, ev, t, func(tx Tx) error {
+			for _, r := range list {
+				if err := tx.Delete(r); err != nil && fault.KindOf(err) != fault.NotFound {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mutate completes the event and runs fn on the shard of t's directory.
+func (d *Directory) mutate(ctx context.Context, ev ledger.Event, t tenant.ID, fn func(Tx) error) (relation.Revision, error) {
+	system, err := d.SystemGraph(t)
+	if err != nil {
+		return relation.Revision{}, err
+	}
+	return d.mutateShard(ctx, ev, t, system, fn)
+}
+
+func (d *Directory) mutateShard(ctx context.Context, ev ledger.Event, t tenant.ID, shard relation.StoreID, fn func(Tx) error) (relation.Revision, error) {
+	if ev.ID == "" {
+		ev.ID = tenant.RandomID()
+	}
+	ev.Time, ev.Class, ev.Tenant = d.cfg.Now(), ledger.Mutation, t
+	return d.cfg.Store.Mutate(ctx, ledger.Change{Store: shard, Event: ev}, fn)
+}

@@ -1,0 +1,189 @@
+package directory
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/tenant"
+)
+
+// Roles are the relations of the system model that a person can be given.
+var Roles = []string{"operator", "administrator", "access_manager", "policy_author", "approver", "auditor", "key_administrator"}
+
+// EnrolmentLife is how long a code can be used.
+const EnrolmentLife = 15 * time.Minute
+
+// SystemObject is the object that admin rights of the tenant are about.
+func SystemObject(t tenant.ID) string { return "system:" + t.String() }
+
+// validRole reports whether people of t can hold the role: operators belong to
+// the platform.
+func validRole(t tenant.ID, role string) bool {
+	return slices.Contains(Roles, role) && (role != "operator" || t == tenant.Platform)
+}
+
+var errRole = fault.New(fault.Invalid, "there is no such role in this tenant")
+
+// Invite makes a one-use code that enrols a person with the role. When the
+// caller acts from the platform into another tenant, only the tenant's first
+// administrator can be invited: later the tenant's own people decide. The code
+// is returned once and stored as a MAC. Kinds Invalid, Denied.
+func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant.ID, role, name string) (code string, e *Enrolment, err error) {
+	if !validRole(into, role) {
+		return "", nil, errRole
+	}
+	if name != "" && !ValidAlias(name) {
+		return "", nil, errAlias
+	}
+	if by != into && (by != tenant.Platform || role != "administrator") {
+		return "", nil, fault.New(fault.Denied, "only a tenant's first administrator can be invited from outside")
+	}
+	system, err := d.SystemGraph(into)
+	if err != nil {
+		return "", nil, err
+	}
+	var raw [20]byte
+	_, _ = rand.Read(raw[:]) // never fails: crypto/rand ends the process instead
+	code = strings.ToLower(base32.StdEncoding.EncodeToString(raw[:]))
+	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: d.mac(code), Role: role, Name: name, Expires: d.cfg.Now().Add(EnrolmentLife)}
+	ev.Action, ev.Resource, ev.Detail = "enrolment.create", "enrolment:"+e.ID, map[string]string{"role": role}
+	_, err = d.mutate(ctx, ev, into, func(tx Tx) error {
+		if by != into {
+			held, err := tx.Tuples(system, relation.Tuple{Object: SystemObject(into), Relation: "administrator"})
+			if err != nil {
+				return err
+			}
+			if len(held) > 0 {
+				return fault.New(fault.Denied, "the tenant has an administrator, who invites from now on")
+			}
+		}
+		return tx.Insert(e)
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	return code, e, nil
+}
+
+func (d *Directory) mac(code string) []byte {
+	h := hmac.New(sha256.New, d.cfg.CodeMAC.Reveal())
+	h.Write([]byte("bulwark enrolment code v1\x00"))
+	h.Write([]byte(code))
+	return h.Sum(nil)
+}
+
+// Enrol turns a code into a user with the code's role and a first key. Every
+// failure gives the same error, kind Denied: a caller learns nothing about codes.
+func (d *Directory) Enrol(ctx context.Context, ev ledger.Event, code, name, kid string, public json.RawMessage) (*User, error) {
+	refused := fault.New(fault.Denied, "the code is unknown, used or expired; ask for a new one")
+	mac := d.mac(strings.ToLower(strings.TrimSpace(code)))
+	d.mu.RLock()
+	var found *Enrolment
+	for _, e := range d.enrolments {
+		if hmac.Equal(e.CodeMAC, mac) {
+			found = e
+		}
+	}
+	d.mu.RUnlock()
+	if found == nil {
+		return nil, refused
+	}
+	if found.Name != "" {
+		name = found.Name
+	}
+	if !ValidAlias(name) {
+		return nil, errAlias
+	}
+	system, err := d.SystemGraph(found.Tenant)
+	if err != nil {
+		return nil, refused
+	}
+	now := d.cfg.Now()
+	u := &User{Tenant: found.Tenant, ID: tenant.RandomID(), Name: name, State: Active, Created: now}
+	subject := principal.Subject{Kind: principal.User, ID: u.ID}
+	key := &ClientKey{Tenant: found.Tenant, Subject: subject, KID: kid, Public: public, Created: now}
+	ev.Action, ev.Subject, ev.Resource, ev.Detail = "enrolment.use", subject.String(), "enrolment:"+found.ID, map[string]string{"role": found.Role}
+	_, err = d.mutate(ctx, ev, found.Tenant, func(tx Tx) error {
+		e, err := tx.Enrolment(found.Tenant, found.ID)
+		if err != nil || e.UsedBy != "" || !now.Before(e.Expires) {
+			return refused
+		}
+		e.UsedBy = subject.String()
+		if err := tx.Update(e); err != nil {
+			return err
+		}
+		if err := tx.Insert(u); err != nil {
+			return err
+		}
+		if err := tx.Insert(key); err != nil {
+			return err
+		}
+		return d.assign(tx, system, found.Tenant, subject, found.Role)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// AssignRole gives a person of the tenant an admin role. Outside dev nobody
+// holds two (DESIGN rule 7). Kinds Invalid, NotFound, Conflict, Denied.
+func (d *Directory) AssignRole(ctx context.Context, ev ledger.Event, t tenant.ID, user, role string) error {
+	if !validRole(t, role) {
+		return errRole
+	}
+	u, err := d.ResolveUser(ctx, t, user)
+	if err != nil {
+		return err
+	}
+	system, err := d.SystemGraph(t)
+	if err != nil {
+		return err
+	}
+	subject := principal.Subject{Kind: principal.User, ID: u.ID}
+	ev.Action, ev.Resource, ev.Relation = "role.assign", subject.String(), role
+	_, err = d.mutate(ctx, ev, t, func(tx Tx) error { return d.assign(tx, system, t, subject, role) })
+	return err
+}
+
+func (d *Directory) assign(tx Tx, system relation.StoreID, t tenant.ID, s principal.Subject, role string) error {
+	if !d.cfg.Dev {
+		held, err := tx.Tuples(system, relation.Tuple{Subject: s.String()})
+		if err != nil {
+			return err
+		}
+		if len(held) > 0 {
+			return fault.New(fault.Denied, "the person holds an admin role already; every further role is another person's")
+		}
+	}
+	return tx.WriteTuples(system, []relation.Tuple{{Object: SystemObject(t), Relation: role, Subject: s.String()}}, nil)
+}
+
+// UnassignRole takes an admin role away. Kind Conflict if the user does not hold it.
+func (d *Directory) UnassignRole(ctx context.Context, ev ledger.Event, t tenant.ID, user, role string) error {
+	u, err := d.ResolveUser(ctx, t, user)
+	if err != nil {
+		return err
+	}
+	system, err := d.SystemGraph(t)
+	if err != nil {
+		return err
+	}
+	subject := principal.Subject{Kind: principal.User, ID: u.ID}
+	ev.Action, ev.Resource, ev.Relation = "revoke.role", subject.String(), role
+	_, err = d.mutate(ctx, ev, t, func(tx Tx) error {
+		return tx.WriteTuples(system, nil, []relation.Tuple{{Object: SystemObject(t), Relation: role, Subject: subject.String()}})
+	})
+	return err
+}
