@@ -22,11 +22,13 @@ const StaleAfter = 30 * time.Second
 type Config struct {
 	Store        Store
 	Env          string
-	Dev          bool          // in dev alone a person may hold several admin roles
-	Applications []string      // every tenant has one default graph for each
-	CodeMAC      secret.Bytes  // MACs enrolment codes; never empty
-	MaxToken     time.Duration // longest life of a token: revocations are kept that long
-	Now          func() time.Time
+	Dev          bool     // in dev alone a person may hold several admin roles
+	Applications []string // every tenant has one default graph for each
+	// CodeMAC gives the key under which enrolment codes are stored. It is asked
+	// for when needed: the first tenant comes before the first key.
+	CodeMAC  func(context.Context) (secret.Bytes, error)
+	MaxToken time.Duration // longest life of a token: revocations are kept that long
+	Now      func() time.Time
 }
 
 // Directory is the view of all records but users in memory, with the rules by

@@ -56,7 +56,11 @@ func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant
 	var raw [20]byte
 	_, _ = rand.Read(raw[:]) // never fails: crypto/rand ends the process instead
 	code = strings.ToLower(base32.StdEncoding.EncodeToString(raw[:]))
-	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: d.mac(code), Role: role, Name: name, Expires: d.cfg.Now().Add(EnrolmentLife)}
+	mac, err := d.mac(ctx, code)
+	if err != nil {
+		return "", nil, err
+	}
+	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: mac, Role: role, Name: name, Expires: d.cfg.Now().Add(EnrolmentLife)}
 	ev.Action, ev.Resource, ev.Detail = "enrolment.create", "enrolment:"+e.ID, map[string]string{"role": role}
 	_, err = d.mutate(ctx, ev, into, func(tx Tx) error {
 		if by != into {
@@ -76,18 +80,25 @@ func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant
 	return code, e, nil
 }
 
-func (d *Directory) mac(code string) []byte {
-	h := hmac.New(sha256.New, d.cfg.CodeMAC.Reveal())
+func (d *Directory) mac(ctx context.Context, code string) ([]byte, error) {
+	key, err := d.cfg.CodeMAC(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h := hmac.New(sha256.New, key.Reveal())
 	h.Write([]byte("bulwark enrolment code v1\x00"))
 	h.Write([]byte(code))
-	return h.Sum(nil)
+	return h.Sum(nil), nil
 }
 
 // Enrol turns a code into a user with the code's role and a first key. Every
 // failure gives the same error, kind Denied: a caller learns nothing about codes.
 func (d *Directory) Enrol(ctx context.Context, ev ledger.Event, code, name, kid string, public json.RawMessage) (*User, error) {
 	refused := fault.New(fault.Denied, "the code is unknown, used or expired; ask for a new one")
-	mac := d.mac(strings.ToLower(strings.TrimSpace(code)))
+	mac, err := d.mac(ctx, strings.ToLower(strings.TrimSpace(code)))
+	if err != nil {
+		return nil, err
+	}
 	d.mu.RLock()
 	var found *Enrolment
 	for _, e := range d.enrolments {
