@@ -1,0 +1,166 @@
+// Package sts issues, exchanges, introspects, revokes tokens: whose they are is decided here alone.
+//
+// Three things are kept apart. [Keys] holds the published signing keys, whose
+// rotation is decided by times stored in their rows, so that all nodes agree.
+// [Issuer] decides who gets which access token (RFC 9068) and signs it.
+// [AssertionSigner] makes the short-lived assertion by which the gateway tells
+// one upstream who asks for what. docs/spec/tokens.md is the specification of
+// the bytes, and golden files hold them.
+//
+// Rules that everything here keeps (DESIGN 2, 5 and 6.2):
+//
+//   - A token has one tenant and one audience. The tenant of a client's token
+//     is its owner's, or one where it is installed; of an exchanged token, the
+//     subject token's. Nothing that a caller writes changes it.
+//   - Exchange takes only what was addressed to the caller, and gives never
+//     more: scope, life and assurance shrink, the actor chain grows to three.
+//   - Every issue, refusal and revocation is an audit event. An event that
+//     cannot be written means no token.
+//   - A node that has not heard from its store for 30 s issues nothing.
+//
+// Everything here is safe for concurrent use.
+package sts
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"bulwark.example/internal/directory"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/tenant"
+)
+
+// Limits that no configuration can widen.
+const (
+	MaxTokenLife     = 5 * time.Minute  // of an access token
+	MaxAssertionLife = 60 * time.Second // of the gateway's assertion
+	MaxClientLife    = 5 * time.Minute  // of a client's own assertion (exp - iat)
+	Skew             = 60 * time.Second // between our clock and a client's
+)
+
+// Types of the tokens that are made here, as the header typ has them.
+const (
+	TypAccess    = "at+jwt"                // RFC 9068 section 2.1
+	TypAssertion = "bulwark-assertion+jwt" // DESIGN section 5
+)
+
+// Audit takes events. Append returns after the event is where its class wants
+// it, or an error; Reject never waits.
+type Audit interface {
+	Append(ctx context.Context, ev ledger.Event) error
+	Reject(ev ledger.Event)
+}
+
+// Store keeps signing keys. Methods are safe for concurrent use.
+type Store interface {
+	// LoadSigningKeys returns all rows of one moment, in any order. It sees
+	// every Mutate that returned before it was called.
+	LoadSigningKeys(ctx context.Context) ([]SigningKey, error)
+
+	// Mutate runs fn in one transaction that commits with the change's event,
+	// or does nothing and returns fn's error.
+	Mutate(ctx context.Context, change ledger.Change, fn func(Tx) error) (relation.Revision, error)
+}
+
+// Tx changes rows of signing keys. Each change is a changelog entry of the
+// kind [KindSigningKey] with the key's id and [EncodeSigningKey]'s bytes.
+type Tx interface {
+	// SigningKeys returns all rows as the transaction sees them: what is due
+	// is decided on them, so that two nodes do not both make the next key.
+	SigningKeys() ([]SigningKey, error)
+
+	// PutSigningKey adds the row, or replaces the one with the same KID.
+	PutSigningKey(SigningKey) error
+
+	// DeleteSigningKey removes the row; one that is gone already is no error.
+	DeleteSigningKey(kid string) error
+}
+
+// Config is what an Issuer needs.
+type Config struct {
+	Issuer    string // URL; the iss of every token and the aud of client assertions
+	Dev       bool   // allows [Issuer.Mint]
+	Directory *directory.Directory
+	Keys      *Keys // with a Sealer, since the Issuer signs
+	Audit     Audit
+	TokenLife time.Duration // of access tokens; zero or more than MaxTokenLife reads as MaxTokenLife
+	ReplayMax int           // client assertions remembered at once; zero reads as 1<<19
+	Now       func() time.Time
+}
+
+// Issuer decides about tokens.
+type Issuer struct {
+	cfg     Config
+	replays *replays
+	// notBefore refuses client assertions that an earlier run of this process
+	// may have accepted, whose replay memory is gone.
+	notBefore time.Time
+}
+
+// New makes an issuer: it makes the first signing key if there is none, signs
+// a probe and verifies it with the key set as it is published. Kind Invalid
+// for a configuration that misses something, Integrity when the probe fails,
+// else the store's or keyring's kinds.
+func New(ctx context.Context, cfg Config) (*Issuer, error) {
+	if cfg.Issuer == "" || cfg.Directory == nil || cfg.Keys == nil || cfg.Audit == nil || cfg.Now == nil {
+		return nil, fault.New(fault.Invalid, "the token service is not configured completely")
+	}
+	if cfg.TokenLife <= 0 || cfg.TokenLife > MaxTokenLife {
+		cfg.TokenLife = MaxTokenLife
+	}
+	if cfg.ReplayMax <= 0 {
+		cfg.ReplayMax = 1 << 19
+	}
+	first, err := cfg.Keys.Rotate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	i := &Issuer{cfg: cfg, replays: newReplays(cfg.ReplayMax)}
+	if !first {
+		// With the first key of all, nobody can have run before us.
+		i.notBefore = cfg.Now()
+	}
+	if err := i.SelfTest(ctx); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// Keys returns the keys that the issuer signs with.
+func (i *Issuer) Keys() *Keys { return i.cfg.Keys }
+
+// Origin says where a request came from, for the audit log.
+type Origin struct {
+	RequestID string
+	Route     string     // "token", "introspect", "revoke"
+	Source    netip.Addr // the peer; only its prefix is kept
+}
+
+// prefix returns the part of an address that a log may keep: the /24 of IPv4,
+// the /48 of IPv6, which is one customer's network.
+func (o Origin) prefix() string {
+	a := o.Source.Unmap()
+	if !a.IsValid() {
+		return ""
+	}
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	p, err := a.WithZone("").Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return p.String()
+}
+
+// event begins an audit event of a request.
+func (i *Issuer) event(o Origin, class ledger.Class, action string) ledger.Event {
+	return ledger.Event{
+		ID: tenant.RandomID(), Time: i.cfg.Now(), Class: class, Action: action,
+		Route: o.Route, RequestID: o.RequestID,
+	}
+}
