@@ -23,7 +23,6 @@ type Route struct {
 	Methods  []string      // upper case; "*" alone means every method but CONNECT and TRACE
 	Path     string        // "/documents/{id}", "/files/{rest...}"
 	Upstream string        // the name of the upstream
-	Audience string        // whom the assertion is addressed to: the upstream's service
 	Require  *Requirement  // nil: an authenticated principal is enough
 	Timeout  time.Duration // for the whole exchange with the upstream; 0 means the gateway's default
 	MaxBody  int64         // bytes of request body; 0 means the gateway's default
@@ -32,9 +31,10 @@ type Route struct {
 // Requirement is the relation that the principal must have to the object that
 // the path names.
 type Requirement struct {
-	Relation string
-	Object   string // a template over the path's variables: "document:{id}"
-	Visible  string // who has this relation may learn that the object exists; empty means Relation
+	Application string // whose model and default stores decide
+	Relation    string
+	Object      string // a template over the path's variables: "document:{id}"
+	Visible     string // who has this relation gets 403 for a refusal, everyone else 404; empty: always 404
 }
 
 // Var is one variable of a pattern with its decoded value.
@@ -106,6 +106,8 @@ func (r *Route) check() error {
 	}
 	if q := r.Require; q != nil {
 		switch {
+		case q.Application == "":
+			return bad("the requirement names no application")
 		case !relation.ValidRelation(q.Relation):
 			return bad("the required relation " + quote(q.Relation) + " is not a relation's name")
 		case q.Visible != "" && !relation.ValidRelation(q.Visible):

@@ -28,7 +28,7 @@ func compile(t testing.TB, routes ...Route) *Table {
 }
 
 func view(object string) *Requirement {
-	return &Requirement{Relation: "can_view", Object: object, Visible: "can_view"}
+	return &Requirement{Application: "docs", Relation: "can_view", Object: object, Visible: "can_view"}
 }
 
 func demo(t testing.TB) *Table {
@@ -232,6 +232,7 @@ func TestCompileRefuses(t *testing.T) {
 		{with(func(r *Route) { r.Require = view("{id}:x") }), []string{"r1", "type"}},
 		{with(func(r *Route) { r.Require = view("{id}") }), []string{"r1", "type"}},
 		{with(func(r *Route) { r.Require = view("doc{id}:a") }), []string{"r1", "type"}},
+		{with(func(r *Route) { r.Require = view("document:{id}"); r.Require.Application = "" }), []string{"r1", "application"}},
 		{with(func(r *Route) { r.Require = view("") }), []string{"r1", "type:id"}},
 		{with(func(r *Route) { r.Require = view("document:*") }), []string{"r1", "type:id"}},
 		{with(func(r *Route) { r.Require = view("document:{id") }), []string{"r1", "variable"}},
