@@ -1,0 +1,216 @@
+package authz
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/secret"
+	"bulwark.example/internal/tenant"
+)
+
+// mapStore keeps the Store contract in memory: one lock, dense revisions,
+// delivery before the answer.
+type mapStore struct {
+	mu     sync.Mutex
+	tuples map[relation.StoreID]map[relation.Tuple]bool
+	revs   map[relation.StoreID]uint64
+	models []ModelRecord
+	events []ledger.Event
+	engine *Engine // delivered to, once there is one
+
+	loads     int
+	loadErr   error
+	onLoad    func() // called without the lock, between reading and returning
+	dropBatch func(rev uint64) bool
+}
+
+func newMapStore() *mapStore {
+	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]bool{}, revs: map[relation.StoreID]uint64{}}
+}
+
+func (s *mapStore) LoadTuples(_ context.Context, id relation.StoreID) ([]relation.Tuple, relation.Revision, error) {
+	s.mu.Lock()
+	s.loads++
+	list, rev, err, hook := slices.Collect(maps.Keys(s.tuples[id])), s.revs[id], s.loadErr, s.onLoad
+	s.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
+	return list, relation.Revision{Epoch: 1, Store: id, Rev: rev}, err
+}
+
+func (s *mapStore) WriteTuples(_ context.Context, c ledger.Change, writes, deletes []relation.Tuple) (relation.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set := s.tuples[c.Store]
+	if set == nil {
+		set = map[relation.Tuple]bool{}
+		s.tuples[c.Store] = set
+	}
+	for _, t := range writes {
+		if set[t] {
+			return relation.Revision{}, fault.New(fault.Conflict, "a tuple exists already")
+		}
+	}
+	for _, t := range deletes {
+		if !set[t] {
+			return relation.Revision{}, fault.New(fault.Conflict, "a tuple to delete does not exist")
+		}
+	}
+	for _, t := range writes {
+		set[t] = true
+	}
+	for _, t := range deletes {
+		delete(set, t)
+	}
+	s.revs[c.Store]++
+	rev := relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}
+	c.Event.Revision = rev
+	s.events = append(s.events, c.Event)
+	if s.engine != nil && (s.dropBatch == nil || !s.dropBatch(rev.Rev)) {
+		s.engine.Apply(c.Store, rev.Rev, writes, deletes)
+	}
+	return rev, nil
+}
+
+func (s *mapStore) LoadModels(context.Context) ([]ModelRecord, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.models), nil
+}
+
+func (s *mapStore) PutModel(_ context.Context, c ledger.Change, rec ModelRecord) (relation.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.models = slices.DeleteFunc(s.models, func(m ModelRecord) bool { return m.Application == rec.Application && m.ID == rec.ID })
+	for i := range s.models {
+		if rec.Active && s.models[i].Application == rec.Application {
+			s.models[i].Active = false
+		}
+	}
+	s.models = append(s.models, rec)
+	s.revs[c.Store]++
+	if s.engine != nil {
+		if err := s.engine.ApplyModel(rec); err != nil {
+			return relation.Revision{}, err
+		}
+	}
+	return relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}, nil
+}
+
+// docs is the drive-like model of the demo.
+const docs = `model
+  schema 1.1
+
+type user
+
+type service
+
+type team
+  relations
+    define member: [user, service, team#member]
+
+type folder
+  relations
+    define parent: [folder]
+    define owner: [user, service, team#member] or owner from parent
+    define editor: [user, service, team#member] or owner or editor from parent
+    define viewer: [user, user:*, service, team#member] or editor or viewer from parent
+
+type document
+  relations
+    define parent: [folder]
+    define owner: [user, service, team#member] or owner from parent
+    define editor: [user, service, team#member] or owner or editor from parent
+    define viewer: [user, user:*, service, team#member] or editor or viewer from parent
+    define can_view: viewer
+    define can_edit: editor
+`
+
+// world is an engine over a map store with one default store and one system store.
+type world struct {
+	*Engine
+	db     *mapStore
+	store  relation.StoreID
+	system relation.StoreID
+}
+
+func newWorld(t testing.TB, model string, tuples ...string) *world {
+	t.Helper()
+	w := &world{db: newMapStore(), store: relation.StoreID(tenant.RandomID()), system: relation.StoreID(tenant.RandomID())}
+	w.db.seed(w.store, tuples...)
+	w.Engine = w.open(t)
+	w.db.engine = w.Engine
+	if model != "" {
+		if _, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", model); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w
+}
+
+func (w *world) open(t testing.TB) *Engine {
+	t.Helper()
+	e, err := New(context.Background(), Config{
+		Store: w.db, MAC: secret.Random(32), Epoch: 1,
+		Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
+		Application: func(id relation.StoreID) (string, bool) {
+			if id == w.system {
+				return System, true
+			}
+			return "docs", id == w.store
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func (s *mapStore) seed(id relation.StoreID, tuples ...string) {
+	if s.tuples[id] == nil {
+		s.tuples[id] = map[relation.Tuple]bool{}
+	}
+	for _, t := range tuples {
+		s.tuples[id][tuple(t)] = true
+	}
+	s.revs[id]++
+}
+
+// tuple reads object#relation@subject.
+func tuple(s string) relation.Tuple {
+	object, rest := cut(s, "#")
+	rel, subject := cut(rest, "@")
+	return relation.Tuple{Object: object, Relation: rel, Subject: subject}
+}
+
+func tuples(list ...string) []relation.Tuple {
+	var out []relation.Tuple
+	for _, s := range list {
+		out = append(out, tuple(s))
+	}
+	return out
+}
+
+// ask puts a question written as a tuple.
+func (w *world) ask(t testing.TB, q string) (Decision, error) {
+	t.Helper()
+	x := tuple(q)
+	return w.Check(context.Background(), Query{Store: w.store, Object: x.Object, Relation: x.Relation, Subject: x.Subject, Explain: true})
+}
+
+func (w *world) write(t testing.TB, writes, deletes []relation.Tuple) relation.Revision {
+	t.Helper()
+	rev, err := w.Write(context.Background(), ledger.Change{Store: w.store}, writes, deletes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}

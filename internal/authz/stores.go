@@ -1,0 +1,237 @@
+package authz
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/relation"
+)
+
+// loadTimeout bounds one load of a store. It does not end with the request that
+// began it: others wait for the same load.
+const loadTimeout = 30 * time.Second
+
+// maxPending bounds the changes that a load in progress may have to catch up
+// with. Beyond it the load starts again.
+const maxPending = 4096
+
+// registry holds the stores' entries. Reading takes no lock; adding copies one
+// of the shards.
+type registry struct {
+	once   sync.Once
+	seed   maphash.Seed
+	mu     sync.Mutex
+	shards [256]atomic.Pointer[map[relation.StoreID]*entry]
+}
+
+func (r *registry) shard(id relation.StoreID) *atomic.Pointer[map[relation.StoreID]*entry] {
+	r.once.Do(func() { r.seed = maphash.MakeSeed() })
+	return &r.shards[maphash.String(r.seed, string(id))%uint64(len(r.shards))]
+}
+
+func (r *registry) get(id relation.StoreID) *entry {
+	if m := r.shard(id).Load(); m != nil {
+		return (*m)[id]
+	}
+	return nil
+}
+
+// getOrAdd returns the store's one entry.
+func (r *registry) getOrAdd(id relation.StoreID, app *application) *entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ent := r.get(id); ent != nil {
+		return ent
+	}
+	shard := r.shard(id)
+	next := map[relation.StoreID]*entry{}
+	if m := shard.Load(); m != nil {
+		next = maps.Clone(*m)
+	}
+	ent := &entry{id: id, app: app}
+	next[id] = ent
+	shard.Store(&next)
+	return ent
+}
+
+// entry is one store. Readers take snap and nothing else; nil means that the
+// store is not in memory and must be loaded before anything is answered.
+type entry struct {
+	id   relation.StoreID
+	app  *application
+	snap atomic.Pointer[snapshot]
+
+	mu      sync.Mutex
+	graph   *graph  // nil when snap is
+	flight  *flight // the load in progress, if any
+	pending []batch // what came while it ran
+	missed  bool    // more came than pending may hold
+}
+
+type flight struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+type batch struct {
+	rev             uint64
+	writes, deletes []relation.Tuple
+}
+
+// counters are read by [Engine.Stats].
+type counters struct{ loads, resyncs atomic.Uint64 }
+
+// Stats is a view of the engine's memory and work, for metrics.
+type Stats struct {
+	Stores  int    // in memory
+	Tuples  int    // in memory
+	Loads   uint64 // of a store from the database, since the start
+	Resyncs uint64 // loads made necessary by a gap or a change that did not fit
+}
+
+// Stats walks all stores.
+func (e *Engine) Stats() Stats {
+	s := Stats{Loads: e.loads.Load(), Resyncs: e.resyncs.Load()}
+	for i := range e.stores.shards {
+		m := e.stores.shards[i].Load()
+		if m == nil {
+			continue
+		}
+		for _, ent := range *m {
+			if snap := ent.snap.Load(); snap != nil {
+				s.Stores++
+				s.Tuples += snap.tuples
+			}
+		}
+	}
+	return s
+}
+
+// snapshot returns the store's latest snapshot and loads the store if need be.
+func (e *Engine) snapshot(ctx context.Context, id relation.StoreID) (*entry, *snapshot, error) {
+	ent := e.stores.get(id)
+	if ent == nil {
+		app, ok := e.cfg.Application(id)
+		if !ok {
+			return nil, nil, fault.New(fault.NotFound, "there is no such store")
+		}
+		ent = e.stores.getOrAdd(id, e.application(app))
+	}
+	for range 4 {
+		if snap := ent.snap.Load(); snap != nil {
+			return ent, snap, nil
+		}
+		if err := e.load(ctx, ent); err != nil {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, fault.New(fault.Unavailable, "the store changes faster than it can be loaded; try again")
+}
+
+// load waits for the load in progress, or starts one.
+func (e *Engine) load(ctx context.Context, ent *entry) error {
+	ent.mu.Lock()
+	if ent.graph != nil {
+		ent.mu.Unlock()
+		return nil
+	}
+	f := ent.flight
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		ent.flight = f
+		go e.fly(context.WithoutCancel(ctx), ent, f)
+	}
+	ent.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// fly is the one goroutine that loads a store.
+func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	e.loads.Add(1)
+	var g *graph
+	tuples, rev, err := e.cfg.Store.LoadTuples(ctx, ent.id)
+	if err == nil {
+		g, err = build(tuples, rev.Rev, ent.app.syms)
+	}
+	ent.mu.Lock()
+	defer ent.mu.Unlock()
+	pending, missed := ent.pending, ent.missed
+	ent.pending, ent.missed, ent.flight = nil, false, nil
+	if err == nil {
+		for _, b := range pending {
+			if err := g.follow(b); err != nil {
+				missed = true
+				break
+			}
+		}
+		if missed {
+			e.resyncs.Add(1) // nothing is published; who waits loads again
+		} else {
+			ent.graph = g
+			ent.snap.Store(g.cur)
+		}
+	}
+	var ours *fault.Error
+	if err != nil && !errors.As(err, &ours) {
+		err = fault.Wrap(fault.Unavailable, "the store cannot be loaded; try again", err)
+	}
+	f.err = err
+	close(f.done)
+}
+
+// follow applies the batch if it is the next one, and ignores it if the graph
+// holds it already. A gap has kind [fault.Integrity].
+func (g *graph) follow(b batch) error {
+	switch {
+	case b.rev <= g.cur.rev:
+		return nil
+	case b.rev != g.cur.rev+1:
+		return fault.New(fault.Integrity, "a revision is missing")
+	}
+	return g.apply(b.rev, b.writes, b.deletes)
+}
+
+// Apply takes one committed revision of a store over. The wiring calls it for
+// every revision of every store, in order, also for those that change no tuple:
+// revisions are dense, and a gap means that something was missed. Then, or when
+// the change does not fit the graph, the store leaves memory and the next
+// question loads it again ([Stats.Resyncs] counts). The slices are not changed
+// and must not be changed afterwards.
+//
+// When Apply returns, every Check that begins sees the revision.
+func (e *Engine) Apply(store relation.StoreID, rev uint64, writes, deletes []relation.Tuple) {
+	ent := e.stores.get(store)
+	if ent == nil {
+		return // never asked for: the first question will load it
+	}
+	ent.mu.Lock()
+	defer ent.mu.Unlock()
+	b := batch{rev, writes, deletes}
+	switch {
+	case ent.flight != nil && len(ent.pending) < maxPending:
+		ent.pending = append(ent.pending, b)
+	case ent.flight != nil:
+		ent.pending, ent.missed = nil, true
+	case ent.graph != nil:
+		if err := ent.graph.follow(b); err != nil {
+			e.resyncs.Add(1)
+			ent.graph = nil
+			ent.snap.Store(nil)
+			return
+		}
+		ent.snap.Store(ent.graph.cur)
+	}
+}
