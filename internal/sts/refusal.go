@@ -21,6 +21,7 @@ const (
 	InvalidScope       Code = "invalid_scope"
 	InvalidTarget      Code = "invalid_target"
 	UnauthorizedClient Code = "unauthorized_client"
+	UnsupportedGrant   Code = "unsupported_grant_type"
 )
 
 // Refusal is a decided no. Its event is written before it is returned.
@@ -34,7 +35,8 @@ type Refusal struct {
 func (r *Refusal) Error() string { return string(r.Code) + " (" + r.Reason + "): " + r.cause.Error() }
 
 // Unwrap returns the fault: Unauthenticated for invalid_client and an invalid
-// grant, Invalid for a malformed request, else Denied.
+// grant, Invalid for a malformed request, Unsupported for a grant that is not
+// offered, else Denied.
 func (r *Refusal) Unwrap() error { return r.cause }
 
 func refuse(code Code, reason, text string) *Refusal {
@@ -44,6 +46,8 @@ func refuse(code Code, reason, text string) *Refusal {
 		kind = fault.Unauthenticated
 	case InvalidRequest:
 		kind = fault.Invalid
+	case UnsupportedGrant:
+		kind = fault.Unsupported
 	}
 	return &Refusal{Code: code, Reason: reason, cause: fault.New(kind, text)}
 }
@@ -52,9 +56,25 @@ func refuse(code Code, reason, text string) *Refusal {
 // says about itself chooses no chain and is not kept (DESIGN 6.5).
 func (i *Issuer) reject(o Origin, r *Refusal) error {
 	ev := i.event(o, ledger.Reject, "token.authenticate")
-	ev.Tenant, ev.Decision, ev.Reason, ev.Source = tenant.Platform, "deny", r.Reason, o.prefix()
+	ev.Tenant, ev.Decision, ev.Reason, ev.Source = tenant.Platform, "deny", r.Reason, o.Source
 	i.cfg.Audit.Reject(ev)
 	return r
+}
+
+// RejectRequest refuses, with its event of class reject, a request whose form
+// is wrong before anybody was authenticated. The error is a *Refusal.
+func (i *Issuer) RejectRequest(o Origin, code Code, reason, text string) error {
+	return i.reject(o, refuse(code, reason, text))
+}
+
+// DenyRequest refuses, with its event of class deny, what the protocol found
+// wrong with an authenticated client's request. The error is a *Refusal, or
+// kind Unavailable.
+func (i *Issuer) DenyRequest(ctx context.Context, c *Client, code Code, reason, text string) error {
+	if c.ID() == "" {
+		return errNoClient
+	}
+	return i.deny(ctx, c, denial{action: "token.issue"}, refuse(code, reason, text))
 }
 
 // denial is what is known for sure when an authenticated client is refused.

@@ -23,7 +23,6 @@ package sts
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"bulwark.example/internal/directory"
@@ -135,26 +134,8 @@ func (i *Issuer) Keys() *Keys { return i.cfg.Keys }
 // Origin says where a request came from, for the audit log.
 type Origin struct {
 	RequestID string
-	Route     string     // "token", "introspect", "revoke"
-	Source    netip.Addr // the peer; only its prefix is kept
-}
-
-// prefix returns the part of an address that a log may keep: the /24 of IPv4,
-// the /48 of IPv6, which is one customer's network.
-func (o Origin) prefix() string {
-	a := o.Source.Unmap()
-	if !a.IsValid() {
-		return ""
-	}
-	bits := 48
-	if a.Is4() {
-		bits = 24
-	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return ""
-	}
-	return p.String()
+	Route     string // "token", "introspect", "revoke"
+	Source    string // the peer's network, not its address: "192.0.2.0/24"
 }
 
 // event begins an audit event of a request.
