@@ -54,8 +54,8 @@ type engine struct {
 var errClosed = errors.New("not offered")
 
 func newEngine(issuer string, s *sts.Issuer) (*engine, error) {
-	e := &engine{sts: s}
-	p, err := provider.New(issuer, emptyStorage{},
+	e, storage := &engine{sts: s}, newEmptyStorage()
+	p, err := provider.New(issuer, storage,
 		func(context.Context) (goidc.JSONWebKeySet, error) { return goidc.JSONWebKeySet{}, errClosed },
 		provider.WithTokenEndpoint(PathToken),
 		provider.WithClientCredentialsGrant(),
@@ -69,11 +69,11 @@ func newEngine(issuer string, s *sts.Issuer) (*engine, error) {
 		// sts has authenticated the client; emptyStorage knows it for this
 		// request alone. The engine is asked for no second opinion.
 		provider.WithNoneAuthn(),
-		provider.WithDCR(emptyStorage{}),
+		provider.WithDCR(storage),
 		provider.WithDCRInitialTokenValidator(func(context.Context, string) error { return errClosed }),
 		provider.WithDCRClientHandler(func(context.Context, string, *goidc.ClientMeta) error { return errClosed }),
 		provider.WithGrantHandler(e.decide),
-		provider.WithOpaqueTokens(emptyStorage{}),
+		provider.WithOpaqueTokens(storage),
 		provider.WithOpaqueTokenFunc(func(ctx context.Context, _ *goidc.Grant) string {
 			if c := callOf(ctx); c != nil {
 				return c.token.Value
@@ -207,7 +207,7 @@ func (e *engine) refusal(ctx context.Context, c *call, a *answer) error {
 	switch code {
 	case sts.InvalidRequest, sts.InvalidGrant, sts.InvalidScope, sts.InvalidTarget, sts.UnauthorizedClient:
 	default:
-		return fault.New(fault.Internal, "the protocol engine refused for a reason that it may not have")
+		return fault.Wrap(fault.Internal, "the protocol engine refused for a reason that it may not have", errors.New(a.body.String()))
 	}
 	const text = "the request does not have the form of its grant"
 	if c.client.ID() == "" {
@@ -235,10 +235,16 @@ func ours(body []byte, t sts.Token) error {
 
 // emptyStorage is the engine's storage: it keeps nothing, and knows one client,
 // the one that was authenticated for the request at hand.
-type emptyStorage struct{}
+//
+// It is a pointer to something on purpose: the engine replaces a manager that
+// is a zero value, such as an empty struct, by a storage in memory, and says
+// nothing.
+type emptyStorage struct{ _ byte }
+
+func newEmptyStorage() *emptyStorage { return &emptyStorage{} }
 
 // Client implements goidc's managers.
-func (emptyStorage) Client(ctx context.Context, id string) (*goidc.Client, error) {
+func (*emptyStorage) Client(ctx context.Context, id string) (*goidc.Client, error) {
 	c := callOf(ctx)
 	if c == nil || id == "" || c.client.ID() != id {
 		return nil, goidc.ErrNotFound
@@ -250,23 +256,23 @@ func (emptyStorage) Client(ctx context.Context, id string) (*goidc.Client, error
 }
 
 // SaveClient implements goidc's managers: no client is ever registered here.
-func (emptyStorage) SaveClient(context.Context, *goidc.Client) error { return errClosed }
+func (*emptyStorage) SaveClient(context.Context, *goidc.Client) error { return errClosed }
 
 // DeleteClient implements goidc's managers.
-func (emptyStorage) DeleteClient(context.Context, string) error { return errClosed }
+func (*emptyStorage) DeleteClient(context.Context, string) error { return errClosed }
 
 // SaveGrant implements goidc's managers: what was granted is in the token.
-func (emptyStorage) SaveGrant(context.Context, *goidc.Grant) error { return nil }
+func (*emptyStorage) SaveGrant(context.Context, *goidc.Grant) error { return nil }
 
 // Grant implements goidc's managers.
-func (emptyStorage) Grant(context.Context, string) (*goidc.Grant, error) {
+func (*emptyStorage) Grant(context.Context, string) (*goidc.Grant, error) {
 	return nil, goidc.ErrNotFound
 }
 
 // SaveToken implements goidc's managers: tokens are not stored.
-func (emptyStorage) SaveToken(context.Context, *goidc.Token) error { return nil }
+func (*emptyStorage) SaveToken(context.Context, *goidc.Token) error { return nil }
 
 // Token implements goidc's managers.
-func (emptyStorage) Token(context.Context, string) (*goidc.Token, error) {
+func (*emptyStorage) Token(context.Context, string) (*goidc.Token, error) {
 	return nil, goidc.ErrNotFound
 }

@@ -28,7 +28,8 @@
 //     refuses (TestClientAssertions, TestEngineAloneGivesNothing).
 //  6. Load-then-save without compare-and-swap, and no detection of reuse: no
 //     code, refresh token or device code exists here (TestGrantsOffered).
-//  7. The engine's grant and token storage is empty and takes nothing
+//  7. The engine's grant and token storage is empty and takes nothing; it is no
+//     zero value, which the engine would replace by a storage in memory
 //     (TestEngineKeepsNothing). Introspection and revocation, which it can do
 //     only on stored grants, are answered from sts: for a token of somebody
 //     else it would say access_denied, where RFC 7662 section 2.2 wants
