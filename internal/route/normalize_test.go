@@ -73,7 +73,7 @@ func TestNormalizeRefuses(t *testing.T) {
 }
 
 func TestNormalizeDoesNotAllocate(t *testing.T) {
-	// Not parallel: testing.AllocsPerRun counts the whole process.
+	// not parallel: testing.AllocsPerRun counts the whole process.
 	if n := testing.AllocsPerRun(100, func() { _, _ = Normalize("/documents/roadmap/versions/12") }); n != 0 {
 		t.Errorf("%v allocations for a path without escapes", n)
 	}
