@@ -31,6 +31,11 @@ import (
 	"bulwark.example/internal/tenant"
 )
 
+// VerifierFile is the name, in the log's directory, of the file that holds the
+// line of the log's public key (C2SP signed-note): for offline verification.
+// Who starts the log writes it.
+const VerifierFile = "log.vkey"
+
 // Config says where and how the log is kept. Zero fields have the stated
 // defaults; Dir, Now, Signer and Verifier are required.
 type Config struct {
@@ -142,6 +147,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 func (l *Log) begin(ctx context.Context, found *recovered) error {
 	go l.writer.run()
 	events := []ledger.Event{l.systemEvent("log.open", "")}
+	if found.rebuilt {
+		events[0].Detail["tiles"] = "rebuilt"
+	}
 	if found.unclean {
 		events = append(events, found.gapEvent(l))
 	}
@@ -194,7 +202,7 @@ func (l *Log) Append(ctx context.Context, ev ledger.Event) error {
 		if ev.Class != ledger.Check && ev.Class != ledger.Allow {
 			return fault.New(fault.Invalid, "an audit event needs a class")
 		}
-		return l.queue.putBuffered(&ev)
+		return l.queue.putBuffered(&ev, l.cfg.Now)
 	}
 	w := newWaiter(1)
 	if err := l.queue.putWaiting(w, &ev); err != nil {
@@ -390,6 +398,7 @@ type queue struct {
 	limit    int
 	waiting  []item
 	buffered []item
+	since    time.Time // arrival of the oldest buffered event
 	dropped  [9]uint64 // by class, since the writer last took them
 	closed   bool
 	wake     chan struct{}
@@ -444,7 +453,7 @@ func (q *queue) putWaitingAll(w *waiter, events []ledger.Event) error {
 	return nil
 }
 
-func (q *queue) putBuffered(ev *ledger.Event) error {
+func (q *queue) putBuffered(ev *ledger.Event, now func() time.Time) error {
 	q.mu.Lock()
 	if q.closed {
 		q.mu.Unlock()
@@ -456,6 +465,9 @@ func (q *queue) putBuffered(ev *ledger.Event) error {
 		q.mu.Unlock()
 		return nil
 	}
+	if n == 0 {
+		q.since = now()
+	}
 	q.buffered = append(q.buffered, item{ev: *ev})
 	q.mu.Unlock()
 	if n == 0 || n+1 == ledger.MaxBlockEvents {
@@ -464,14 +476,14 @@ func (q *queue) putBuffered(ev *ledger.Event) error {
 	return nil
 }
 
-// take returns the waiting events, and the buffered ones when all is set or
-// they fill a block. It says how many buffered ones stay.
-func (q *queue) take(all bool, into *round) (left int) {
+// take returns the waiting events, and the buffered ones when all is set, they
+// fill a block or the oldest has waited long enough. It says how many buffered ones stay.
+func (q *queue) take(all bool, linger time.Duration, into *round) (left int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	into.closing = q.closed
 	into.waiting, q.waiting = q.waiting, into.waiting[:0]
-	if all || q.closed || len(q.buffered) >= ledger.MaxBlockEvents {
+	if all || q.closed || len(q.buffered) >= ledger.MaxBlockEvents || into.at.Sub(q.since) >= linger {
 		into.buffered, q.buffered = q.buffered, into.buffered[:0]
 	}
 	for c, n := range q.dropped {

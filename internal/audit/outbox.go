@@ -148,7 +148,7 @@ func (l *Log) alreadyWritten(ctx context.Context, entries []OutboxEntry) (map[st
 	defer back.close()
 	for ctx.Err() == nil {
 		fr, err := back.next()
-		if err == io.EOF || err == nil && fr.block.Leaf.Written < limit {
+		if err == io.EOF || err == nil && fr.block.Leaf.Settled < limit {
 			return found, nil
 		}
 		if err != nil {

@@ -24,9 +24,9 @@ type recovered struct {
 	unclean bool
 	rebuilt bool // the tiles had to be made anew from the segments
 
-	lastWritten int64 // when the last block was made
-	cutBlocks   int   // complete blocks behind a hole, promised to nobody
-	cutBytes    int64
+	settled   int64 // of the last block
+	cutBlocks int   // complete blocks behind a hole, promised to nobody
+	cutBytes  int64
 }
 
 // gapEvent states what the end of the last run may have lost.
@@ -34,8 +34,8 @@ func (f *recovered) gapEvent(l *Log) (ev ledger.Event) {
 	ev = l.systemEvent("log.gap", "crash")
 	until := ev.Time
 	from := until
-	if f.lastWritten > 0 {
-		from = time.Unix(0, f.lastWritten)
+	if f.settled > 0 {
+		from = time.Unix(0, f.settled)
 	}
 	set := func(class ledger.Class, back time.Duration) {
 		window := until.Sub(from.Add(-back))
@@ -43,7 +43,7 @@ func (f *recovered) gapEvent(l *Log) (ev ledger.Event) {
 	}
 	set(ledger.Check, l.cfg.Linger)
 	set(ledger.Allow, l.cfg.Linger)
-	set(ledger.Reject, l.cfg.Linger+l.cfg.Checkpoint)
+	set(ledger.Reject, l.cfg.Checkpoint)
 	ev.Detail["from"] = from.UTC().Format(time.RFC3339Nano)
 	ev.Detail["to"] = until.UTC().Format(time.RFC3339Nano)
 	if f.cutBytes > 0 {
@@ -172,10 +172,10 @@ func (f *recovered) scan(cfg Config, files []segFile, start, edge uint64) (*scan
 				continue
 			}
 			s.closing = closes(codec, fr)
-			f.lastWritten = fr.block.Leaf.Written
+			f.settled = fr.block.Leaf.Settled
 		} else if no+1 == f.chain.Next() {
 			s.closing = closes(codec, fr)
-			f.lastWritten = fr.block.Leaf.Written
+			f.settled = fr.block.Leaf.Settled
 		}
 		if no >= edge {
 			s.leaves = append(s.leaves, fr.block.Leaf)

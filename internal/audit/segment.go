@@ -40,6 +40,7 @@ type segFile struct {
 	group   int
 	headers bool
 	size    int64
+	skip    int64 // where reading begins, 0 for the first block
 }
 
 func segName(first uint64, group int, headers bool) string {
@@ -51,11 +52,10 @@ func segName(first uint64, group int, headers bool) string {
 }
 
 func parseSegName(name string) (segFile, bool) {
-	for g, gn := range groupNames {
+	for g := range groupNames {
 		for _, headers := range []bool{false, true} {
 			var first uint64
 			if _, err := fmt.Sscanf(name, "%d-", &first); err == nil && name == segName(first, g, headers) {
-				_ = gn
 				return segFile{name: name, first: first, group: g, headers: headers}, true
 			}
 		}
@@ -147,7 +147,7 @@ func (r *segReader) readHead() error {
 	if h.First != r.file.first || int(h.Group) != r.file.group || h.Headers != r.file.headers {
 		return fault.New(fault.Integrity, "the header of a segment does not fit the file's name")
 	}
-	r.head, r.off = h, ledger.SegmentHead
+	r.head, r.off = h, max(ledger.SegmentHead, r.file.skip)
 	return nil
 }
 

@@ -19,6 +19,7 @@ type round struct {
 	rejected []item
 	dropped  [9]uint64
 	closing  bool
+	at       time.Time // before the first of it was taken
 }
 
 // group is the open segment of one group.
@@ -59,6 +60,12 @@ type writer struct {
 	broken bool          // a failure is not repaired yet
 	rotate bool          // state is to be saved with the next checkpoint
 
+	// settled is the time up to which nothing is open: what arrived before it,
+	// less the linger, is in blocks or was stated as lost. A crash loses at
+	// most what arrived later. kept is the same at the last commit.
+	settled, keptSettled time.Time
+	rejectsTaken         time.Time
+
 	drops    map[string]*drop // by reason
 	closeErr error
 
@@ -78,6 +85,8 @@ type drop struct {
 func newWriter(l *Log, found *recovered) *writer {
 	w := &writer{log: l, cfg: l.cfg, chain: found.chain, codec: ledger.NewCodec(), outer: found.outer,
 		groups: found.groups, drops: map[string]*drop{}, rotate: true}
+	w.settled = l.cfg.Now()
+	w.keptSettled, w.rejectsTaken = w.settled, w.settled
 	l.head.Store(&found.outer.signed)
 	l.committed.Store(found.chain.Next())
 	return w
@@ -103,10 +112,12 @@ func (w *writer) run() {
 			ticked = true
 		}
 		r.waiting, r.buffered = waiting[:0], buffered[:0]
-		left := w.log.queue.take(due, &r)
+		r.at = w.cfg.Now()
+		left := w.log.queue.take(due, w.cfg.Linger, &r)
 		waiting, buffered = r.waiting, r.buffered
-		if ticked || r.closing {
+		if ticked || r.closing || r.at.Sub(w.rejectsTaken) >= w.cfg.Checkpoint {
 			r.rejected = w.log.rejects.take()
+			w.rejectsTaken = r.at
 		}
 		if r.closing {
 			w.finish(&r)
@@ -135,6 +146,8 @@ func (w *writer) serve(r *round, ticked bool) {
 	}
 	if err := w.writeRound(r, level, ticked); err != nil {
 		w.fail(r, err)
+	} else if len(w.drops) == 0 {
+		w.settled = r.at
 	}
 	if ticked {
 		w.checkpoint(false)
@@ -249,7 +262,7 @@ func (w *writer) writeBlock(g *group, id int) error {
 			return err
 		}
 	}
-	b := w.chain.Seal(w.items, w.cfg.Now())
+	b := w.chain.Seal(w.items, w.settled)
 	w.buf = w.codec.AppendFrame(w.buf[:0], b)
 	g.dirty = true
 	if _, err := g.file.WriteAt(w.buf, g.off); err != nil {
@@ -317,6 +330,7 @@ func (w *writer) commit() error {
 	}
 	w.leaves = w.leaves[:0]
 	clear(w.since[:])
+	w.keptSettled = w.settled
 	return nil
 }
 
@@ -329,6 +343,7 @@ func (w *writer) fail(r *round, cause error) {
 	w.leaves = w.leaves[:0]
 	w.count("write_failed", w.since)
 	clear(w.since[:])
+	w.settled = w.keptSettled
 	for id := range w.groups {
 		g := &w.groups[id]
 		if !g.dirty {

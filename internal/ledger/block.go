@@ -19,7 +19,7 @@ const (
 type Leaf struct {
 	Block   uint64 // number, from 0; also the index in the outer tree
 	Count   uint32 // events
-	Written int64  // when the block was made, ns since 1970
+	Settled int64  // ns since 1970: what the writer was given before (less its linger) is in earlier blocks, or stated as lost
 	First   int64  // earliest event, ns since 1970
 	Last    int64  // latest event
 	Classes uint16 // bit n is set when an event of class n is inside
@@ -35,7 +35,7 @@ func (l Leaf) append(b []byte) []byte {
 	b = append(b, blockFormat)
 	b = binary.BigEndian.AppendUint64(b, l.Block)
 	b = binary.BigEndian.AppendUint32(b, l.Count)
-	b = binary.BigEndian.AppendUint64(b, uint64(l.Written))
+	b = binary.BigEndian.AppendUint64(b, uint64(l.Settled))
 	b = binary.BigEndian.AppendUint64(b, uint64(l.First))
 	b = binary.BigEndian.AppendUint64(b, uint64(l.Last))
 	b = binary.BigEndian.AppendUint16(b, l.Classes)
@@ -55,7 +55,7 @@ func ParseLeaf(b []byte) (Leaf, error) {
 	}
 	l.Block = binary.BigEndian.Uint64(b[1:])
 	l.Count = binary.BigEndian.Uint32(b[9:])
-	l.Written = int64(binary.BigEndian.Uint64(b[13:]))
+	l.Settled = int64(binary.BigEndian.Uint64(b[13:]))
 	l.First = int64(binary.BigEndian.Uint64(b[21:]))
 	l.Last = int64(binary.BigEndian.Uint64(b[29:]))
 	l.Classes = binary.BigEndian.Uint16(b[37:])

@@ -44,7 +44,8 @@ type Chain struct {
 		next uint64
 		prev Hash
 	}
-	undo map[Tag]head // what heads held at the last commit; next 0 means absent
+	undo  map[Tag]head // what heads held at the last commit; next 0 means absent
+	loose bool         // a defect lies behind: tenants' links cannot be judged
 
 	tags    map[tenant.ID]Tag // cache
 	payload []byte
@@ -72,12 +73,12 @@ func (c *Chain) Tag(id tenant.ID) Tag {
 }
 
 // Seal makes the next block of 1 to [MaxBlockEvents] items and extends the
-// chain. It reorders items by tag. The block's payload is overwritten by the
+// chain; settled is the leaf's Settled. It reorders items by tag. The block's payload is overwritten by the
 // next call.
-func (c *Chain) Seal(items []Item, written time.Time) *Block {
+func (c *Chain) Seal(items []Item, settled time.Time) *Block {
 	slices.SortStableFunc(items, func(a, b Item) int { return bytes.Compare(a.Tag[:], b.Tag[:]) })
 	b := &Block{Leaf: Leaf{
-		Block: c.next, Count: uint32(len(items)), Written: written.UnixNano(),
+		Block: c.next, Count: uint32(len(items)), Settled: settled.UnixNano(),
 		First: items[0].Time, Last: items[0].Time, Prev: c.prev,
 	}}
 	hashes := make([]Hash, len(items))
@@ -156,14 +157,25 @@ func (c *Chain) Accept(b *Block) ([]Stored, error) {
 	if l.Prev != c.prev {
 		return nil, corrupt(fmt.Sprintf("block %d does not follow from the block before", l.Block))
 	}
-	return c.check(b, true)
+	return c.check(b)
 }
 
-// Resume accepts a block after a defect: number and previous hash are taken as
-// the block states them, and the links of tenants' chains are not checked.
-func (c *Chain) Resume(b *Block) ([]Stored, error) { return c.check(b, false) }
+// Resume accepts a block behind a defect: number and previous hash are taken
+// as the block states them, and from then on the links of tenants' chains are
+// not judged.
+func (c *Chain) Resume(b *Block) ([]Stored, error) {
+	c.loose = true
+	return c.check(b)
+}
 
-func (c *Chain) check(b *Block, links bool) ([]Stored, error) {
+// Skip extends the chain by what a block states of itself, unchecked: after
+// its defect was reported.
+func (c *Chain) Skip(b *Block) {
+	c.loose = true
+	c.extend(b)
+}
+
+func (c *Chain) check(b *Block) ([]Stored, error) {
 	l := b.Leaf
 	if len(b.Subs) != int(l.Tenants) || subsRoot(b.Subs) != l.Root {
 		return nil, corrupt(fmt.Sprintf("the root of block %d is not that of its tenants", l.Block))
@@ -173,7 +185,7 @@ func (c *Chain) check(b *Block, links bool) ([]Stored, error) {
 		if i > 0 && bytes.Compare(b.Subs[i-1].Tag[:], s.Tag[:]) >= 0 {
 			return nil, corrupt(fmt.Sprintf("the tenants of block %d are out of order", l.Block))
 		}
-		if h := c.heads[s.Tag]; links && (h.next != s.First || h.last != s.Prev) {
+		if h := c.heads[s.Tag]; !c.loose && (h.next != s.First || h.last != s.Prev) {
 			return nil, corrupt(fmt.Sprintf("in block %d the chain of a tenant is broken", l.Block))
 		}
 		total += s.Count

@@ -52,9 +52,9 @@ func ParseCheckpoint(signed []byte, v note.Verifier) (Checkpoint, error) {
 	if len(lines) < 4 || lines[0] != v.Name() {
 		return c, corrupt("the checkpoint is not one of this log")
 	}
-	size, err := strconv.ParseUint(lines[1], 10, 64)
-	if err != nil || size > math.MaxInt64 || strconv.FormatUint(size, 10) != lines[1] {
-		return c, corrupt("the checkpoint has no proper size")
+	size, err := parseSize(lines[1])
+	if err != nil {
+		return c, err
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(lines[2])
 	if err != nil || len(raw) != len(c.Root) {
@@ -63,4 +63,23 @@ func ParseCheckpoint(signed []byte, v note.Verifier) (Checkpoint, error) {
 	c.Origin, c.Size = lines[0], size
 	copy(c.Root[:], raw)
 	return c, nil
+}
+
+func parseSize(s string) (uint64, error) {
+	size, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || size > math.MaxInt64 || strconv.FormatUint(size, 10) != s {
+		return 0, corrupt("the checkpoint has no proper size")
+	}
+	return size, nil
+}
+
+// HeadSize returns the size that a checkpoint states, without verifying it:
+// for a reader that only needs to know how far to read. The error has kind
+// [fault.Integrity].
+func HeadSize(signed []byte) (uint64, error) {
+	lines := strings.SplitN(string(signed), "\n", 3)
+	if len(lines) < 3 {
+		return 0, corrupt("the checkpoint has no proper size")
+	}
+	return parseSize(lines[1])
 }
