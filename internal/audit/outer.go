@@ -92,12 +92,13 @@ func (o *outerLog) writeFull(t tile) error {
 	if err := replaceFile(o.cfg.FS, path, t.data, true); err != nil {
 		return err
 	}
-	// The entry of the file, and of each directory that may be new.
-	for d := dir; ; d = filepath.Dir(d) {
+	// The entry of the file, and of each directory that may be new, up to
+	// log/ itself, which is synced with the head.
+	for d := dir; d != o.dir; d = filepath.Dir(d) {
 		if err := o.cfg.FS.SyncDir(d); err != nil {
 			return err
 		}
-		if o.dirs[d] || d == o.dir {
+		if o.dirs[d] {
 			break
 		}
 		o.dirs[d] = true
@@ -204,17 +205,13 @@ func (o *outerLog) tileRoot(level int, index uint64) (ledger.Hash, error) {
 	return t.Root(), nil
 }
 
-// prepareDir makes the directories of a log, durably.
+// prepareDir makes the directories of a log. The entry of log/ becomes durable
+// with the first segment's, before which nothing is promised.
 func prepareDir(cfg Config) error {
-	for _, dir := range []string{cfg.Dir, filepath.Join(cfg.Dir, "log")} {
-		if err := cfg.FS.MkdirAll(dir); err != nil {
-			return err
-		}
-		if err := cfg.FS.SyncDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
+	if err := cfg.FS.MkdirAll(filepath.Join(cfg.Dir, "log")); err != nil {
+		return err
 	}
-	return nil
+	return cfg.FS.SyncDir(filepath.Dir(cfg.Dir))
 }
 
 // removeTemporary clears what an interrupted replaceFile left.

@@ -14,7 +14,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
-	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -40,9 +39,9 @@ const (
 
 // Op is one operation that changes the disk.
 type Op struct {
-	Kind string
-	Path string
-	Site string // the functions that lead to it, innermost first, and the kind of file
+	Kind  string
+	Path  string
+	Calls []string // the lines that lead to it, innermost first, as function:line
 }
 
 // ErrStopped is what every operation returns after the process was stopped.
@@ -154,9 +153,13 @@ func (d *Disk) survive(n *node, r *rand.Rand) *node {
 	for name, child := range n.kept {
 		out.kept[name] = child
 	}
-	// A directory's changes reach the disk in order, up to some point.
-	for _, c := range n.unsynced[:r.IntN(len(n.unsynced)+1)] {
-		apply(out.kept, c)
+	// A directory's changes reach the disk in order up to some point, as with
+	// a journal, or each by itself, which is all that POSIX promises.
+	until, ordered := r.IntN(len(n.unsynced)+1), r.IntN(2) == 0
+	for i, c := range n.unsynced {
+		if ordered && i < until || !ordered && r.IntN(2) == 0 {
+			apply(out.kept, c)
+		}
 	}
 	names := make([]string, 0, len(out.kept))
 	for name := range out.kept {
@@ -285,37 +288,30 @@ func (d *Disk) begin(process int, kind, name string) error {
 	}
 	d.ops++
 	if d.hook != nil {
-		return d.hook(Op{kind, name, site(kind, name)})
+		return d.hook(Op{kind, name, callers()})
 	}
 	return nil
 }
 
 func (d *Disk) ignored(kind, name string) bool {
-	return d.ignore != nil && d.ignore(Op{kind, name, site(kind, name)})
+	return d.ignore != nil && d.ignore(Op{kind, name, callers()})
 }
 
-// site names the place in the program: the callers outside this package.
-func site(kind, name string) string {
+// callers names the place in the program: the lines outside this package.
+func callers() []string {
 	pcs := make([]uintptr, 12)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs)])
 	var calls []string
 	for {
 		f, more := frames.Next()
 		fn := f.Function[strings.LastIndexByte(f.Function, '/')+1:]
-		if !strings.HasPrefix(fn, "powerloss.") && !strings.HasPrefix(fn, "runtime.") && len(calls) < 3 {
-			calls = append(calls, fn)
+		if !strings.HasPrefix(fn, "powerloss.") && !strings.HasPrefix(fn, "runtime.") {
+			calls = append(calls, fmt.Sprintf("%s:%d", fn, f.Line))
 		}
 		if !more {
-			break
+			return calls
 		}
 	}
-	base := strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, path.Base(filepath.ToSlash(name)))
-	return fmt.Sprintf("%s %s %s", kind, base, strings.Join(calls, " < "))
 }
 
 func (d *Disk) find(name string) (*node, error) {
