@@ -73,6 +73,17 @@ func Open(ctx context.Context, c Config) (*Keyring, error) {
 	if err := belongs(c); err != nil {
 		return nil, err
 	}
+	k := newKeyring(c)
+	// The fingerprint is a row that anyone with the database can edit: the
+	// proof is that the root opens the platform's KEK. Before the first start
+	// there is none.
+	if _, err := k.load(ctx, tenant.Platform); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func newKeyring(c Config) *Keyring {
 	k := &Keyring{
 		root: c.Root, store: c.Store, env: c.Env, now: c.Now, max: c.MaxTenants,
 		tenants: map[tenant.ID]*list.Element{}, recent: list.New(), flights: map[tenant.ID]*flight{},
@@ -83,13 +94,7 @@ func Open(ctx context.Context, c Config) (*Keyring, error) {
 	for i := range k.writers {
 		k.writers[i] = make(chan struct{}, 1)
 	}
-	// The fingerprint is a row that anyone with the database can edit: the
-	// proof is that the root opens the platform's KEK. Before the first start
-	// there is none.
-	if _, err := k.load(ctx, tenant.Platform); err != nil {
-		return nil, err
-	}
-	return k, nil
+	return k
 }
 
 func belongs(c Config) error {

@@ -112,7 +112,7 @@ func TestOldVersionsDecryptAfterManyRotations(t *testing.T) {
 func TestChangesHaveTheirEvents(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	before := len(w.base.pending(t))
+	before := len(w.store.committed())
 	subject := principal.Subject{Kind: principal.Service, ID: tenant.RandomID()}
 	actor := principal.Subject{Kind: principal.Service, ID: tenant.RandomID()}
 	ctx := principal.With(t.Context(), &principal.Principal{Subject: subject, ClientID: "client", Actors: []principal.Actor{{Subject: actor}}})
@@ -127,7 +127,7 @@ func TestChangesHaveTheirEvents(t *testing.T) {
 	w.must(err)
 	id, system := w.addTenant()
 
-	events := w.base.pending(t)[before:]
+	events := w.store.committed()[before:]
 	if len(events) != 3 {
 		t.Fatalf("%d events for 3 changes: %+v", len(events), events)
 	}
@@ -151,7 +151,7 @@ func TestChangesHaveTheirEvents(t *testing.T) {
 func TestAFailedTransactionLeavesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	before := len(w.base.pending(t))
+	before := len(w.store.committed())
 	full := fault.New(fault.Unavailable, "the disk is full")
 	w.store.set(func(s *seam) { s.onTx = func() error { return full } })
 	if _, err := w.ring.Encrypt(t.Context(), w.scope("k"), secret.Bytes{}); !errors.Is(err, full) {
@@ -162,7 +162,7 @@ func TestAFailedTransactionLeavesNothing(t *testing.T) {
 		t.Errorf("CreateKEK: %v", err)
 	}
 	w.store.set(func(s *seam) { s.onTx = nil })
-	if n := len(w.base.pending(t)); n != before {
+	if n := len(w.store.committed()); n != before {
 		t.Errorf("%d events of failed transactions", n-before)
 	}
 	blob := w.encrypt(w.ring, w.scope("k"), "x")

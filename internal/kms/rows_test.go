@@ -19,7 +19,7 @@ func TestTheWrongRoot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.encrypt(w.ring, w.scope("k"), "x")
-	before, events := w.store.mutations.Load(), len(w.base.pending(t))
+	before, events := w.store.mutations.Load(), len(w.store.committed())
 	other := newRoot(t, "test", false)
 	for _, c := range []struct {
 		what   string
@@ -46,7 +46,7 @@ func TestTheWrongRoot(t *testing.T) {
 			t.Errorf("%s: a keyring came with the error", c.what)
 		}
 	}
-	if w.store.mutations.Load() != before || len(w.base.pending(t)) != events {
+	if w.store.mutations.Load() != before || len(w.store.committed()) != events {
 		t.Error("something was written")
 	}
 }
@@ -220,7 +220,7 @@ func TestNoPlaintextKeyLeaves(t *testing.T) {
 	}
 	fmt.Fprintf(&out, "%v %+v %#v\n", w.ring, w.ring, w.ring)
 	fmt.Fprintf(&out, "%v %+v %#v\n", w.root.Root, w.root.Root, w.root.Root)
-	fmt.Fprintf(&out, "%v %+v %#v\n", w.base.pending(t), s, s)
+	fmt.Fprintf(&out, "%v %+v %#v\n", w.store.committed(), s, s)
 	blob[len(blob)-1] ^= 1
 	for _, spoil := range []func(*kms.TenantKeys){
 		nil,

@@ -2,90 +2,102 @@ package kms_test
 
 import (
 	"context"
+	"fmt"
 	"io"
-	"sync"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
-	"bulwark.example/internal/fault"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/kms"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/secret"
+	"bulwark.example/internal/store"
+	"bulwark.example/internal/store/sqlite"
 	"bulwark.example/internal/tenant"
 )
 
-// testStore stands in until the SQLite store offers Keys.
+// testStore is the embedded store with a directory on it, so that tenants and
+// their shards are real rows.
 type testStore struct {
-	platform relation.StoreID
-	mu       sync.Mutex
-	keks     []kms.KEK
-	vers     []kms.Version
-	events   []ledger.Event
+	dir       string
+	sqlite    *sqlite.Store
+	directory *directory.Directory
+	platform  relation.StoreID
+	tenants   atomic.Int64
 }
 
-func newStore(testing.TB) *testStore {
-	return &testStore{platform: relation.StoreID(tenant.RandomID())}
-}
-
-func (s *testStore) addTenant(testing.TB) (tenant.ID, relation.StoreID) {
-	return tenant.New(), relation.StoreID(tenant.RandomID())
-}
-func (s *testStore) keys() kms.Store { return s }
-func (s *testStore) pending(testing.TB) []ledger.Event {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]ledger.Event(nil), s.events...)
-}
-
-func (s *testStore) LoadTenantKeys(_ context.Context, t tenant.ID) (out kms.TenantKeys, _ error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, k := range s.keks {
-		if k.Tenant == t {
-			out.KEKs = append(out.KEKs, k)
+func newStore(t testing.TB) *testStore {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
-	for _, v := range s.vers {
-		if v.Tenant == t {
-			out.Versions = append(out.Versions, v)
+	s := &testStore{dir: t.TempDir()}
+	must(os.Chmod(s.dir, 0o700))
+	var err error
+	s.sqlite, err = sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(s.dir, "bulwark.db"), Now: time.Now})
+	must(err)
+	t.Cleanup(func() {
+		if err := s.sqlite.Close(); err != nil {
+			t.Error(err)
 		}
-	}
-	return out, nil
-}
-
-func (s *testStore) Mutate(_ context.Context, c ledger.Change, fn func(kms.Tx) error) (relation.Revision, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	keks, vers := len(s.keks), len(s.vers)
-	if err := fn((*testTx)(s)); err != nil {
-		s.keks, s.vers = s.keks[:keks], s.vers[:vers]
-		return relation.Revision{}, err
-	}
-	c.Event.Revision.Store = c.Store
-	s.events = append(s.events, c.Event)
-	return relation.Revision{Store: c.Store}, nil
-}
-
-type testTx testStore
-
-func (s *testTx) PutKEK(k kms.KEK) error {
-	for _, o := range s.keks {
-		if o.Tenant == k.Tenant && o.ID == k.ID && o.Version == k.Version {
-			return fault.New(fault.Conflict, "exists")
+	})
+	must(s.sqlite.CreateInstance(t.Context(), store.Instance{
+		ID: tenant.RandomID(), Env: "test", Issuer: "https://issuer.example", Epoch: 1, RootFingerprint: "-", Created: time.Now(),
+	}))
+	mac := secret.Random(32)
+	s.directory, err = directory.New(t.Context(), directory.Config{
+		Store: s.sqlite.Directory(), Env: "test", Applications: []string{"docs"}, MaxToken: time.Minute, Now: time.Now,
+		CodeMAC: func(context.Context) (secret.Bytes, error) { return mac, nil },
+	})
+	must(err)
+	s.sqlite.Subscribe(func(b store.Batch) {
+		for _, e := range b.Entries {
+			if err := s.directory.Apply(e.Kind, e.Key, e.Payload); err != nil {
+				t.Error(err)
+			}
 		}
-	}
-	s.keks = append(s.keks, k)
-	return nil
+	})
+	platform, err := s.directory.CreatePlatform(t.Context(), ledger.Event{})
+	must(err)
+	s.platform = platform.System
+	return s
 }
 
-func (s *testTx) PutVersion(v kms.Version) error {
-	for _, o := range s.vers {
-		if o.Tenant == v.Tenant && o.Key == v.Key && o.Version == v.Version {
-			return fault.New(fault.Conflict, "exists")
+func (s *testStore) addTenant(t testing.TB) (tenant.ID, relation.StoreID) {
+	t.Helper()
+	made, err := s.directory.CreateTenant(t.Context(), ledger.Event{}, fmt.Sprint("tenant-", s.tenants.Add(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made.Tenant, made.System
+}
+
+func (s *testStore) keys() kms.Store { return s.sqlite.Keys() }
+
+// files writes everything that the store has on disk.
+func (s *testStore) files(t testing.TB, w io.Writer) {
+	t.Helper()
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(s.dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
 		}
+		n, _ := w.Write(b)
+		total += n
 	}
-	s.vers = append(s.vers, v)
-	return nil
+	if total == 0 {
+		t.Fatal("the store has nothing on disk")
+	}
 }
-
-// files writes what the store has on disk.
-func (s *testStore) files(testing.TB, io.Writer) {}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,7 @@ type seam struct {
 	kms.Store
 	loads, mutations atomic.Int64
 	mu               sync.Mutex
+	events           []ledger.Event              // of changes that committed
 	onLoad           func(context.Context) error // before a load
 	spoil            func(*kms.TenantKeys)       // after a load
 	onTx             func() error                // at the end of a transaction
@@ -57,12 +59,23 @@ func (s *seam) Mutate(ctx context.Context, c ledger.Change, fn func(kms.Tx) erro
 	s.mu.Lock()
 	onTx := s.onTx
 	s.mu.Unlock()
-	return s.Store.Mutate(ctx, c, func(tx kms.Tx) error {
+	rev, err := s.Store.Mutate(ctx, c, func(tx kms.Tx) error {
 		if err := fn(tx); err != nil || onTx == nil {
 			return err
 		}
 		return onTx()
 	})
+	if err == nil {
+		c.Event.Revision = rev
+		s.set(func(s *seam) { s.events = append(s.events, c.Event) })
+	}
+	return rev, err
+}
+
+func (s *seam) committed() []ledger.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
 }
 
 // recorder is a real root that remembers the KEKs that it saw in clear.

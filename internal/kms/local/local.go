@@ -44,8 +44,14 @@ const (
 // Root is an opened root key. It is immutable and safe for concurrent use. It
 // implements kms.Root.
 type Root struct {
-	key secret.Bytes
+	// A closure: fmt prints the unexported fields of a struct without asking
+	// their methods, through pointers too, but cannot look into a function.
+	key func() secret.Bytes
 	header
+}
+
+func newRoot(key secret.Bytes, h header) *Root {
+	return &Root{func() secret.Bytes { return key }, h}
 }
 
 // header is the clear part of the file.
@@ -89,7 +95,7 @@ func Create(path string, passphrase secret.Bytes, c Config) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Root{key, header{c.Env, c.Dev, name}}
+	r := newRoot(key, header{c.Env, c.Dev, name})
 	sealed, err := r.seal(passphrase, c.WorkFactor)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the root key cannot be sealed", err)
@@ -151,7 +157,7 @@ func open(raw []byte, passphrase secret.Bytes) (*Root, error) {
 	if !bytes.Equal(inside, raw[:n]) || name != h.fingerprint {
 		return nil, fault.New(fault.Integrity, "the root key file's first lines are not those that were sealed with the key")
 	}
-	return &Root{key, h}, nil
+	return newRoot(key, h), nil
 }
 
 var (
@@ -175,7 +181,7 @@ func (r *Root) seal(passphrase secret.Bytes, work int) ([]byte, error) {
 	if _, err := w.Write([]byte(head)); err != nil {
 		return nil, err
 	}
-	if _, err := w.Write(r.key.Reveal()); err != nil {
+	if _, err := w.Write(r.key().Reveal()); err != nil {
 		return nil, err
 	}
 	if err := w.Close(); err != nil {
@@ -186,12 +192,12 @@ func (r *Root) seal(passphrase secret.Bytes, work int) ([]byte, error) {
 
 // Wrap seals a KEK. It implements kms.Root; errors are those of [envelope.Seal].
 func (r *Root) Wrap(_ context.Context, plaintext secret.Bytes, aad map[string]string) ([]byte, error) {
-	return envelope.Seal(r.key, r.blobHeader(), purposeKEK, aad, plaintext.Reveal())
+	return envelope.Seal(r.key(), r.blobHeader(), purposeKEK, aad, plaintext.Reveal())
 }
 
 // Unwrap opens what Wrap gave for the same aad; the error is that of [envelope.Open].
 func (r *Root) Unwrap(_ context.Context, wrapped []byte, aad map[string]string) (secret.Bytes, error) {
-	return envelope.Open(r.key, purposeKEK, aad, wrapped)
+	return envelope.Open(r.key(), purposeKEK, aad, wrapped)
 }
 
 // blobHeader names the root key in what it wraps. The root belongs to the
