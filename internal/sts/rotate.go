@@ -81,6 +81,7 @@ func (k *Keys) due(rows []SigningKey, now time.Time) plan {
 	}
 	slices.Sort(p.removed)
 	switch {
+	case k.cfg.Sealer == nil: // a node that only verifies makes no keys
 	case last == nil:
 		p.create, p.next = true, SigningKey{PublishAt: now, ActiveAt: now}
 	case !now.Before(last.ActiveAt.Add(k.cfg.Period - k.cfg.Overlap)):
@@ -110,9 +111,6 @@ func (k *Keys) Rotate(ctx context.Context) (first bool, err error) {
 		return false, err
 	}
 	p := k.due(rows, now)
-	if p.create && k.cfg.Sealer == nil {
-		p.create = false // a node that only verifies makes no keys
-	}
 	if p.empty() {
 		return false, nil
 	}
