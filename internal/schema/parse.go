@@ -11,13 +11,17 @@ import (
 
 	openfga "github.com/openfga/api/proto/openfga/v1"
 	"github.com/openfga/language/pkg/go/transformer"
-	"github.com/openfga/language/pkg/go/validation"
 
 	"bulwark.example/internal/fault"
+	"bulwark.example/internal/relation"
 )
 
-// maxNesting bounds parentheses: the language's parser recurses for each.
-const maxNesting = 32
+// Bounds on parentheses: the language's parser looks ahead over them again at
+// every level, about a millisecond each when they are nested.
+const (
+	maxNesting     = 8
+	maxParentheses = 1000
+)
 
 // Parse reads, validates and compiles a model. Errors name the line and the
 // reason: kind [fault.Invalid] for a wrong model, [fault.Unsupported] for a
@@ -29,9 +33,10 @@ func Parse(dsl string) (*Model, error) {
 		return nil, fault.New(fault.TooLarge, fmt.Sprintf("the model is larger than %d bytes", MaxSource))
 	}
 	if line := strangeLine(dsl); line > 0 {
-		return nil, invalid(line, "the text must be UTF-8 without control characters, nested at most %d deep", maxNesting)
+		return nil, invalid(line, "the text must be UTF-8 without control characters, with at most %d parentheses, %d deep", maxParentheses, maxNesting)
 	}
-	proto, err := transform(dsl)
+	text, numbers := dense(dsl)
+	proto, err := transform(text, numbers)
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +59,13 @@ func strangeLine(dsl string) int {
 	if !utf8.ValidString(dsl) {
 		return 1
 	}
-	line, depth := 1, 0
+	line, depth, open := 1, 0, 0
 	for _, r := range dsl {
+		if r == '(' {
+			if open++; open > maxParentheses {
+				return line
+			}
+		}
 		switch {
 		case r == '\n':
 			line, depth = line+1, 0
@@ -72,11 +82,23 @@ func strangeLine(dsl string) int {
 	return 0
 }
 
+// dense drops the lines that say nothing, over which the language's parser
+// takes quadratic time, and returns the old number of each line that is left.
+func dense(dsl string) (text string, number []int) {
+	var kept []string
+	for i, line := range strings.Split(dsl, "\n") {
+		if s := strings.TrimSpace(line); s != "" && s[0] != '#' {
+			kept, number = append(kept, line), append(number, i+1)
+		}
+	}
+	return strings.Join(kept, "\n"), number
+}
+
 var syntaxError = regexp.MustCompile(`^syntax error at line=(\d+), column=(\d+): ((?s:.*))$`)
 
 // transform calls the language package. Its tree walker runs over broken trees
 // as well and may panic there, which is the text's fault and not ours.
-func transform(dsl string) (proto *openfga.AuthorizationModel, err error) {
+func transform(dsl string, number []int) (proto *openfga.AuthorizationModel, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			proto, err = nil, fault.Wrap(fault.Invalid, "the model cannot be read: its syntax is broken", fmt.Errorf("%v", r))
@@ -93,7 +115,10 @@ func transform(dsl string) (proto *openfga.AuthorizationModel, err error) {
 	}
 	if parts := syntaxError.FindStringSubmatch(first.Error()); parts != nil {
 		line, _ := strconv.Atoi(parts[1]) // counted from 0 there
-		return nil, invalid(line+1, "%s", reason(parts[3]))
+		if line < len(number) {
+			return nil, invalid(number[line], "%s", reason(parts[3]))
+		}
+		return nil, invalid(1, "%s", reason(parts[3]))
 	}
 	return nil, fault.Wrap(fault.Invalid, "the model cannot be read: its syntax is broken", err)
 }
@@ -167,14 +192,14 @@ func (p *parser) read(proto *openfga.AuthorizationModel) error {
 		if p.defs[typ] != nil {
 			return invalid(line, "the type %s is defined twice", clip(typ))
 		}
-		if typ == "self" || typ == "this" || !validation.ValidateType(typ) {
+		if typ == "self" || typ == "this" || !relation.ValidObject(typ+":x") {
 			return invalid(line, "%s cannot be the name of a type", clip(typ))
 		}
 		p.types = append(p.types, typ)
 		p.defs[typ] = map[string]*definition{}
 		for rel, set := range td.GetRelations() {
 			line := p.line(typ, rel)
-			if rel == "self" || rel == "this" || !validation.ValidateRelation(rel) {
+			if rel == "self" || rel == "this" || !relation.ValidRelation(rel) {
 				return invalid(line, "%s cannot be the name of a relation", clip(rel))
 			}
 			d := &definition{typ: typ, name: rel, line: line}
