@@ -1,0 +1,242 @@
+package authn
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"bulwark.example/internal/directory"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/jose"
+	"bulwark.example/internal/principal"
+	"bulwark.example/internal/tenant"
+)
+
+// verifyExternal reads a token of a connection's issuer. Such tokens count at
+// the gateway alone: elsewhere only our own tokens do, which they can be
+// exchanged for.
+func (a *Authenticator) verifyExternal(ctx context.Context, token string, u jose.Unverified, audience string, now time.Time) (*verified, *Refusal) {
+	if len(u.Audience) > 1 {
+		return nil, refuse(Audience, nil)
+	}
+	var aud string
+	if len(u.Audience) == 1 {
+		aud = u.Audience[0]
+	}
+	// What stands unverified in the token only picks a row of our own.
+	conn, refusal := a.connection(u.Issuer, aud)
+	if refusal != nil {
+		return nil, refusal
+	}
+	if audience != a.external {
+		return nil, refuse(Audience, nil)
+	}
+	allowed := make([]jose.Alg, len(conn.Algs))
+	for i, alg := range conn.Algs {
+		allowed[i] = jose.Alg(alg)
+	}
+	if !slices.Contains(allowed, u.Header.Alg) {
+		return nil, refuse(Algorithm, nil)
+	}
+	src := a.sources.of(conn, now)
+	key, set, refusal := src.key(ctx, u.Header.KID, now)
+	if refusal != nil {
+		return nil, refusal
+	}
+	c, err := jose.Verify(token, key, allowed)
+	if err != nil {
+		return nil, refuseToken(err)
+	}
+	p := &principal.Principal{Credential: principal.Credential{
+		Kind: principal.ExternalToken, Issuer: conn.Issuer, Connection: conn.ID, KeyID: key.KID, Audience: conn.Audience,
+	}}
+	from, to, refusal := a.times(c, &p.Credential, now)
+	if refusal != nil {
+		return nil, refusal
+	}
+	// A bound token asks for a proof; an actor that we cannot name would vanish.
+	if c.Has("cnf") {
+		return nil, refuse(BoundToken, nil)
+	}
+	if c.Has("act") {
+		return nil, refuse(TokenType, nil)
+	}
+	shape, refusal := read(conn, u.Header, c)
+	if refusal != nil {
+		return nil, refusal
+	}
+	p.Scopes = shape.scopes
+	// The issuer may call its clients as it likes; ours have names of their own.
+	p.ClientID = conn.ID + "/" + shape.client
+	p.Credential.JTI = shape.id
+	if p.Credential.JTI == "" {
+		// Something must name the token for those derived from it. Without the
+		// signature, which can be written in more than one way.
+		sum := sha256.Sum256([]byte(token[:strings.LastIndexByte(token, '.')]))
+		p.Credential.JTI = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	p.Credential.RootJTI = p.Credential.JTI
+	// acr, amr and auth_time stay empty: what they mean at this issuer nobody
+	// has said yet, and taken blindly they would satisfy policies of ours.
+	if p.Tenant, p.Subject, refusal = a.user(ctx, conn, shape.subject); refusal != nil {
+		return nil, refusal
+	}
+	v := &verified{
+		principal: p, key: key, expires: to, notBefore: from, audience: audience,
+		connection: conn, source: src, subject: shape.subject,
+	}
+	v.keys.Store(set)
+	return v, nil
+}
+
+// connection returns the enabled connection of the issuer and audience.
+func (a *Authenticator) connection(issuer, audience string) (*directory.Connection, *Refusal) {
+	c, ok := a.cfg.Directory.Connection(issuer, []string{audience})
+	switch {
+	case ok && c.Issuer == issuer && c.Audience == audience && issuer != "" && audience != "" && c.ID != "":
+		return &c, nil
+	case c.ID != "" && !ok:
+		return nil, refuse(ConnectionDisabled, nil)
+	}
+	return nil, refuse(Issuer, nil)
+}
+
+// sameConnection reports whether a verification under b would have gone the
+// same way under a.
+func sameConnection(a, b *directory.Connection) bool {
+	return a.ID == b.ID && a.Tenant == b.Tenant && a.Kind == b.Kind && a.JWKSURI == b.JWKSURI && slices.Equal(a.Algs, b.Algs)
+}
+
+// user maps the connection's subject to a user of the connection's own tenant.
+func (a *Authenticator) user(ctx context.Context, conn *directory.Connection, subject string) (tenant.ID, principal.Subject, *Refusal) {
+	t, s, err := a.cfg.Directory.ExternalUser(ctx, conn.ID, subject)
+	switch {
+	case err == nil && t == conn.Tenant && !s.IsZero():
+		return t, s, nil
+	case err == nil:
+		return tenant.ID{}, principal.Subject{}, refuse(UnknownSubject, nil)
+	}
+	switch fault.KindOf(err) {
+	case fault.NotFound:
+		return tenant.ID{}, principal.Subject{}, refuse(UnknownSubject, err)
+	case fault.Denied:
+		return tenant.ID{}, principal.Subject{}, refuse(SubjectSuspended, err)
+	}
+	return tenant.ID{}, principal.Subject{}, refuse(DirectoryUnavailable, err)
+}
+
+// shape is what the kinds of connection have in common.
+type shape struct {
+	subject, client, id string
+	scopes              []string
+}
+
+// read checks the positive marks of an access token of the connection's kind
+// and takes out what a principal needs. A token without all of the marks is
+// refused: an ID token is signed with the same key, and is for a browser's
+// client to read, never for an API to accept.
+func read(conn *directory.Connection, h jose.Header, c jose.Claims) (shape, *Refusal) {
+	// OpenID Connect Core section 2 and 3.3.2.11: only ID tokens have these.
+	if c.Has("nonce") || c.Has("at_hash") || c.Has("c_hash") {
+		return shape{}, refuse(TokenType, nil)
+	}
+	r := reader{claims: c}
+	var s shape
+	var ok bool
+	switch conn.Kind {
+	case directory.RFC9068:
+		s, ok = readRFC9068(&r, h)
+	case directory.Okta:
+		s, ok = readOkta(&r, h)
+	case directory.Entra:
+		s, ok = readEntra(&r, h)
+		if ok && r.err == nil && !ofTenant(conn.Issuer, r.need("tid")) {
+			return shape{}, refuse(Issuer, nil)
+		}
+	case directory.Google:
+		s, ok = readGoogle(&r, h)
+	}
+	if !ok {
+		return shape{}, refuse(TokenType, r.err)
+	}
+	if r.err != nil {
+		return shape{}, refuse(Malformed, r.err)
+	}
+	return s, nil
+}
+
+// readRFC9068: the header's typ is the mark.
+func readRFC9068(r *reader, h jose.Header) (shape, bool) {
+	if !h.Is("at+jwt") {
+		return shape{}, false
+	}
+	return shape{r.need("sub"), r.need("client_id"), r.need("jti"), r.scopes("scope")}, true
+}
+
+// plain reports whether the header calls the token a JWT or nothing.
+func plain(h jose.Header) bool { return h.Typ == "" || h.Is("JWT") }
+
+// readOkta: custom authorization servers write cid and the array scp into
+// access tokens alone. uid is the person's immutable id; sub is the login,
+// which can change and is often an e-mail address, so it counts only for a
+// client that acts for itself, where it equals cid.
+func readOkta(r *reader, h jose.Header) (shape, bool) {
+	c := r.claims
+	if !(plain(h) || h.Is("at+jwt")) || !c.Has("cid") || !c.Has("scp") || strings.HasPrefix(r.may("jti"), "ID.") {
+		return shape{}, false
+	}
+	s := shape{client: r.need("cid"), id: r.may("jti"), scopes: r.list("scp")}
+	if c.Has("uid") {
+		s.subject = r.need("uid")
+	} else if s.subject = r.need("sub"); s.subject != s.client {
+		return shape{}, false
+	}
+	return s, true
+}
+
+// readEntra: access tokens name the client that got them and how it proved
+// itself (azp, azpacr; appid, appidacr in version 1), and scp or roles. ID tokens
+// have no azpacr. oid is the person's immutable id in the directory tid.
+func readEntra(r *reader, h jose.Header) (shape, bool) {
+	c := r.claims
+	client, proof := "azp", "azpacr"
+	if r.need("ver") == "1.0" {
+		client, proof = "appid", "appidacr"
+	} else if r.may("ver") != "2.0" {
+		return shape{}, false
+	}
+	if !plain(h) || !c.Has(client) || !c.Has(proof) || !(c.Has("scp") || c.Has("roles")) {
+		return shape{}, false
+	}
+	s := shape{subject: r.need("oid"), client: r.need(client), id: r.may("uti"), scopes: r.scopes("scp")}
+	if c.Has("roles") && !c.Has("scp") { // an application's own permissions
+		s.scopes = r.list("roles")
+	}
+	return s, true
+}
+
+// ofTenant reports whether the issuer URL is that of the directory tid:
+// https://login.microsoftonline.com/<tid>/v2.0 or https://sts.windows.net/<tid>/.
+func ofTenant(issuer, tid string) bool {
+	u, err := url.Parse(issuer)
+	if err != nil || tid == "" {
+		return false
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	return first == tid
+}
+
+// readGoogle: the ID tokens by which Google's service accounts call services.
+// There the account is its own authorized party, azp = sub; in a person's ID
+// token azp is the client ID of an application, and hd may name a domain.
+func readGoogle(r *reader, h jose.Header) (shape, bool) {
+	c := r.claims
+	if !plain(h) || !c.Has("azp") || c.Has("hd") || r.need("azp") != r.need("sub") {
+		return shape{}, false
+	}
+	return shape{subject: r.need("sub"), client: r.need("azp")}, true
+}
