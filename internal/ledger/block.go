@@ -47,8 +47,8 @@ func (l Leaf) append(b []byte) []byte {
 // Hash returns the RFC 6962 leaf hash.
 func (l Leaf) Hash() Hash { return tlog.RecordHash(l.Marshal()) }
 
-// ParseLeaf reads what [Leaf.Marshal] wrote. The error has kind [fault.Integrity].
-func ParseLeaf(b []byte) (Leaf, error) {
+// parseLeaf reads what [Leaf.Marshal] wrote. The error has kind [fault.Integrity].
+func parseLeaf(b []byte) (Leaf, error) {
 	var l Leaf
 	if len(b) != leafSize || b[0] != blockFormat {
 		return l, corrupt("a block's leaf has an unknown form")
@@ -92,9 +92,9 @@ func (s SubRoot) append(b []byte) []byte {
 // Hash returns the RFC 6962 leaf hash.
 func (s SubRoot) Hash() Hash { return tlog.RecordHash(s.Marshal()) }
 
-// ParseSubRoot reads what [SubRoot.Marshal] wrote. The error has kind
+// parseSubRoot reads what [SubRoot.Marshal] wrote. The error has kind
 // [fault.Integrity].
-func ParseSubRoot(b []byte) (SubRoot, error) {
+func parseSubRoot(b []byte) (SubRoot, error) {
 	var s SubRoot
 	if len(b) != subRootSize || b[0] != blockFormat {
 		return s, corrupt("a tenant's sub-root has an unknown form")

@@ -134,7 +134,7 @@ func ParseHeader(body []byte) (*Block, []byte, error) {
 	if len(body) < leafSize+4 {
 		return nil, nil, corrupt("a frame is too short")
 	}
-	leaf, err := ParseLeaf(body[:leafSize])
+	leaf, err := parseLeaf(body[:leafSize])
 	if err != nil {
 		return nil, nil, err
 	}
@@ -145,7 +145,7 @@ func ParseHeader(body []byte) (*Block, []byte, error) {
 	}
 	b.Subs = make([]SubRoot, leaf.Tenants)
 	for i := range b.Subs {
-		if b.Subs[i], err = ParseSubRoot(rest[:subRootSize]); err != nil {
+		if b.Subs[i], err = parseSubRoot(rest[:subRootSize]); err != nil {
 			return nil, nil, err
 		}
 		rest = rest[subRootSize:]
@@ -160,18 +160,6 @@ func CheckFrame(head, body []byte) error {
 		return corrupt("the checksum of a frame does not fit its bytes")
 	}
 	return nil
-}
-
-// DecodeFrame reads a whole frame. The error has kind [fault.Integrity].
-func (c *Codec) DecodeFrame(head, body []byte) (*Block, error) {
-	if err := CheckFrame(head, body); err != nil {
-		return nil, err
-	}
-	b, packed, err := ParseHeader(body)
-	if err != nil || len(packed) == 0 {
-		return b, err
-	}
-	return b, c.Unpack(b, packed)
 }
 
 // Unpack fills the payload of a block from its compressed form. The error has

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-var classNames = [...]string{"", "mutation", "key_use", "admin_read", "deny", "check", "allow", "reject", "system"}
+var classNames = [...]string{"", "mutation", "key-use", "admin-read", "deny", "check", "allow", "reject", "system"}
 
 // String returns the class's stable name, the empty string for none.
 func (c Class) String() string {
@@ -15,13 +15,13 @@ func (c Class) String() string {
 	return ""
 }
 
-// ParseClass returns the class of that name, also written with a hyphen
-// ("key-use"); 0 and false if there is none.
+// ParseClass returns the class of that name, also written with an underscore
+// ("key_use"); 0 and false if there is none.
 func ParseClass(name string) (Class, bool) {
 	b := []byte(name)
 	for i, c := range b {
-		if c == '-' {
-			b[i] = '_'
+		if c == '_' {
+			b[i] = '-'
 		}
 	}
 	for i, n := range classNames {

@@ -8,11 +8,11 @@ import (
 	"bulwark.example/internal/fault"
 )
 
-// TileHeight and TileWidth are those of https://c2sp.org/tlog-tiles.
-const (
-	TileHeight = 8
-	TileWidth  = 1 << TileHeight
-)
+// TileWidth is the number of hashes of a full tile of
+// https://c2sp.org/tlog-tiles.
+const TileWidth = 1 << tileHeight
+
+const tileHeight = 8
 
 // Outer is the outer tree, of which it holds only the right edge: the partial
 // tile of each level. It is not safe for concurrent use.
@@ -152,7 +152,7 @@ func ProveLeaf(size, n uint64, treeRoot Hash, read func(path string) ([]byte, er
 
 type tileReader func(path string) ([]byte, error)
 
-func (tileReader) Height() int                     { return TileHeight }
+func (tileReader) Height() int                     { return tileHeight }
 func (tileReader) SaveTiles([]tlog.Tile, [][]byte) {}
 
 func (r tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {

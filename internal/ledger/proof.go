@@ -74,11 +74,11 @@ func (p *Proof) Verify(v note.Verifier) (Stored, Checkpoint, error) {
 	if err != nil {
 		return fail("its checkpoint", err)
 	}
-	leaf, err := ParseLeaf(p.Leaf)
+	leaf, err := parseLeaf(p.Leaf)
 	if err != nil {
 		return fail("its block", err)
 	}
-	sub, err := ParseSubRoot(p.SubRoot)
+	sub, err := parseSubRoot(p.SubRoot)
 	if err != nil {
 		return fail("its tenant's sub-root", err)
 	}
