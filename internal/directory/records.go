@@ -145,6 +145,9 @@ type Enrolment struct {
 	CodeMAC []byte    `json:"code_mac"`
 	Role    string    `json:"role"`
 	Name    string    `json:"name,omitempty"` // the user's alias; empty lets the enrolling person choose
+	// Outside marks a code that an operator made for a tenant's first
+	// administrator. It is worth nothing once there is one.
+	Outside bool      `json:"outside,omitempty"`
 	Expires time.Time `json:"expires"`
 	UsedBy  string    `json:"used_by,omitempty"`
 }

@@ -60,16 +60,12 @@ func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant
 	if err != nil {
 		return "", nil, err
 	}
-	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: mac, Role: role, Name: name, Expires: d.cfg.Now().Add(EnrolmentLife)}
+	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: mac, Role: role, Name: name, Outside: by != into, Expires: d.cfg.Now().Add(EnrolmentLife)}
 	ev.Action, ev.Resource, ev.Detail = "enrolment.create", "enrolment:"+e.ID, map[string]string{"role": role}
 	_, err = d.mutate(ctx, ev, into, func(tx Tx) error {
-		if by != into {
-			held, err := tx.Tuples(system, relation.Tuple{Object: SystemObject(into), Relation: "administrator"})
-			if err != nil {
+		if e.Outside {
+			if err := unadministered(tx, system, into); err != nil {
 				return err
-			}
-			if len(held) > 0 {
-				return fault.New(fault.Denied, "the tenant has an administrator, who invites from now on")
 			}
 		}
 		return tx.Insert(e)
@@ -78,6 +74,20 @@ func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant
 		return "", nil, err
 	}
 	return code, e, nil
+}
+
+// unadministered refuses when the tenant has an administrator. It is asked when
+// a code is made and again when it is used: a code kept back must not plant a
+// second one.
+func unadministered(tx Tx, system relation.StoreID, t tenant.ID) error {
+	held, err := tx.Tuples(system, relation.Tuple{Object: SystemObject(t), Relation: "administrator"})
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		return fault.New(fault.Denied, "the tenant has an administrator, who invites from now on")
+	}
+	return nil
 }
 
 func (d *Directory) mac(ctx context.Context, code string) ([]byte, error) {
@@ -129,6 +139,11 @@ func (d *Directory) Enrol(ctx context.Context, ev ledger.Event, code, name, kid 
 		e, err := tx.Enrolment(found.Tenant, found.ID)
 		if err != nil || e.UsedBy != "" || !now.Before(e.Expires) {
 			return refused
+		}
+		if e.Outside {
+			if err := unadministered(tx, system, found.Tenant); err != nil {
+				return err
+			}
 		}
 		e.UsedBy = subject.String()
 		if err := tx.Update(e); err != nil {

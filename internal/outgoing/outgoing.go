@@ -131,6 +131,23 @@ func newClient(cfg Config, may func(host string, addr netip.Addr) bool) *Client 
 
 var errRefused = fault.New(fault.Denied, "the address is not one that may be reached")
 
+// Do sends a request that this program made itself, such as a command's to the
+// admin API. The caller bounds its time by the request's context, and what it
+// reads of the body. Kinds: those of [Client.Get].
+func (c *Client) Do(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" || req.URL.User != nil {
+		return nil, fault.New(fault.Invalid, "only an https URL without user can be reached")
+	}
+	res, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, errRefused):
+		return nil, fault.Wrap(fault.Denied, "the address is not one that may be reached", err)
+	case err != nil:
+		return nil, fault.Wrap(fault.Unavailable, "the other side does not answer", err)
+	}
+	return res, nil
+}
+
 // Get fetches an https URL and returns its body. Only the status 200 counts;
 // the content type is not trusted and not looked at.
 //
@@ -150,12 +167,9 @@ func (c *Client) Get(ctx context.Context, rawURL string, max int64) ([]byte, err
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "bulwark")
-	res, err := c.http.Do(req)
+	res, err := c.Do(req)
 	if err != nil {
-		if errors.Is(err, errRefused) {
-			return nil, fault.Wrap(fault.Denied, "the address is not one that may be reached", err)
-		}
-		return nil, fault.Wrap(fault.Unavailable, "the other side does not answer", err)
+		return nil, err
 	}
 	defer func() { _ = res.Body.Close() }() // nothing was written; a failed close loses nothing
 	if res.StatusCode != http.StatusOK {

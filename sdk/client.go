@@ -1,0 +1,277 @@
+package sdk
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// ClientConfig says who this service is to Bulwark.
+type ClientConfig struct {
+	Issuer   string // URL of Bulwark's API, as its discovery document spells it
+	ClientID string // the service's id
+	Key      []byte // private JWK (EC P-256), as `bulwark service key` writes it
+
+	HTTP *http.Client     // nil: a client with TLS 1.3 and a time limit
+	Now  func() time.Time // nil: time.Now
+}
+
+// Client gets tokens and decisions for a service.
+type Client struct {
+	cfg    ClientConfig
+	base   string
+	signer jose.Signer
+
+	mu     sync.Mutex
+	tokens map[string]cached // by tenant and audience: the service's own, never anybody's
+	stores map[string]string // by tenant: the one default store
+}
+
+type cached struct {
+	token   string
+	expires time.Time
+}
+
+// maxCached bounds the tokens kept; beyond it the cache begins anew.
+const maxCached = 1024
+
+// NewClient returns a client. The error tells what the configuration misses.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	u, err := url.Parse(cfg.Issuer)
+	if err != nil || u.Scheme != "https" || u.Host == "" || cfg.ClientID == "" {
+		return nil, errors.New("bulwark: Issuer (an https URL) and ClientID are needed")
+	}
+	var key jose.JSONWebKey
+	if err := json.Unmarshal(cfg.Key, &key); err != nil || !key.Valid() || key.IsPublic() {
+		return nil, errors.New("bulwark: Key must be a private JWK") // the cause could hold a part of it
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return nil, errors.New("bulwark: Key must be a private JWK for ES256")
+	}
+	if cfg.HTTP == nil {
+		cfg.HTTP = defaultHTTP()
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Client{
+		cfg: cfg, base: strings.TrimSuffix(cfg.Issuer, "/"), signer: signer,
+		tokens: map[string]cached{}, stores: map[string]string{},
+	}, nil
+}
+
+func defaultHTTP() *http.Client {
+	return &http.Client{
+		Timeout:       10 * time.Second,
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// OAuthError is a refusal of the token endpoint (RFC 6749 section 5.2).
+type OAuthError struct {
+	Code        string // "invalid_target", "invalid_grant", …
+	Description string
+}
+
+// Error implements error.
+func (e *OAuthError) Error() string { return "bulwark: " + e.Code + ": " + e.Description }
+
+// Exchange trades what p came with for a token that the audience alone takes
+// (RFC 8693): same tenant, same subject, this service as the actor. audience is
+// a URN or a service's alias. scope narrows; nil keeps what there is. The token
+// lives no longer than what it was exchanged for: call at once, do not keep it.
+//
+// The error is an *OAuthError when Bulwark refuses.
+func (c *Client) Exchange(ctx context.Context, p *Principal, audience string, scope []string) (string, error) {
+	if p == nil || p.token == "" {
+		return "", errors.New("bulwark: there is no principal to exchange for; is the middleware missing?")
+	}
+	kind := "urn:ietf:params:oauth:token-type:access_token"
+	if p.typ == typAssertion {
+		kind = "urn:ietf:params:oauth:token-type:jwt"
+	}
+	form := url.Values{
+		"grant_type":    {"urn:ietf:params:oauth:grant-type:token-exchange"},
+		"subject_token": {p.token}, "subject_token_type": {kind}, "audience": {audience},
+	}
+	if len(scope) > 0 {
+		form.Set("scope", strings.Join(scope, " "))
+	}
+	t, err := c.request(ctx, form)
+	return t.token, err
+}
+
+// Token returns a token for work of the service's own in a tenant
+// (client_credentials with private_key_jwt). It is kept until shortly before
+// its end.
+//
+// The error is an *OAuthError when Bulwark refuses.
+func (c *Client) Token(ctx context.Context, tenant, audience string) (string, error) {
+	key := tenant + "\x00" + audience
+	c.mu.Lock()
+	t, ok := c.tokens[key]
+	c.mu.Unlock()
+	if ok && c.cfg.Now().Add(30*time.Second).Before(t.expires) {
+		return t.token, nil
+	}
+	form := url.Values{"grant_type": {"client_credentials"}, "audience": {audience}}
+	if tenant != "" {
+		form.Set("tenant", tenant)
+	}
+	t, err := c.request(ctx, form)
+	if err != nil {
+		return "", err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.tokens) >= maxCached {
+		clear(c.tokens)
+	}
+	c.tokens[key] = t
+	return t.token, nil
+}
+
+// request authenticates by private_key_jwt (RFC 7523) and posts the form.
+func (c *Client) request(ctx context.Context, form url.Values) (cached, error) {
+	now := c.cfg.Now()
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	payload, err := json.Marshal(map[string]any{
+		"iss": c.cfg.ClientID, "sub": c.cfg.ClientID, "aud": c.cfg.Issuer, "jti": hex.EncodeToString(id[:]),
+		"iat": now.Unix(), "exp": now.Add(time.Minute).Unix(),
+	})
+	if err != nil {
+		return cached{}, err
+	}
+	jws, err := c.signer.Sign(payload)
+	if err != nil {
+		return cached{}, err
+	}
+	assertion, err := jws.CompactSerialize()
+	if err != nil {
+		return cached{}, err
+	}
+	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	form.Set("client_assertion", assertion)
+	var out struct {
+		Token       string `json:"access_token"`
+		ExpiresIn   int64  `json:"expires_in"`
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	status, err := c.post(ctx, c.base+"/oauth2/token", "application/x-www-form-urlencoded", "", []byte(form.Encode()), &out)
+	switch {
+	case err != nil:
+		return cached{}, err
+	case out.Error != "":
+		return cached{}, &OAuthError{out.Error, out.Description}
+	case status != http.StatusOK || out.Token == "":
+		return cached{}, fmt.Errorf("bulwark: the token endpoint answered %d without a token", status)
+	}
+	return cached{out.Token, now.Add(time.Duration(out.ExpiresIn) * time.Second)}, nil
+}
+
+// Check asks whether the subject has the relation to the object in the
+// principal's tenant. An error is never an allow: treat it as a no.
+func (c *Client) Check(ctx context.Context, tenant, subject, relation, object string) (bool, error) {
+	token, err := c.Token(ctx, tenant, "authz")
+	if err != nil {
+		return false, err
+	}
+	store, err := c.store(ctx, tenant, token)
+	if err != nil {
+		return false, err
+	}
+	body, err := json.Marshal(map[string]any{"tuple_key": map[string]string{"user": subject, "relation": relation, "object": object}})
+	if err != nil {
+		return false, err
+	}
+	var out struct {
+		Allowed bool   `json:"allowed"`
+		Message string `json:"message"`
+	}
+	status, err := c.post(ctx, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, body, &out)
+	if err != nil {
+		return false, err
+	}
+	if status != http.StatusOK {
+		return false, fmt.Errorf("bulwark: the check was refused with %d: %s", status, out.Message)
+	}
+	return out.Allowed, nil
+}
+
+// store finds the tenant's one store.
+func (c *Client) store(ctx context.Context, tenant, token string) (string, error) {
+	c.mu.Lock()
+	id, ok := c.stores[tenant]
+	c.mu.Unlock()
+	if ok {
+		return id, nil
+	}
+	var out struct {
+		Stores []struct {
+			ID string `json:"id"`
+		} `json:"stores"`
+	}
+	status, err := c.send(ctx, http.MethodGet, c.base+"/stores", "", token, nil, &out)
+	if err != nil {
+		return "", err
+	}
+	if status != http.StatusOK || len(out.Stores) != 1 {
+		return "", fmt.Errorf("bulwark: the tenant's store cannot be told (%d, %d stores)", status, len(out.Stores))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.stores) >= maxCached {
+		clear(c.stores)
+	}
+	c.stores[tenant] = out.Stores[0].ID
+	return out.Stores[0].ID, nil
+}
+
+func (c *Client) post(ctx context.Context, u, kind, token string, body []byte, out any) (int, error) {
+	return c.send(ctx, http.MethodPost, u, kind, token, body, out)
+}
+
+const maxAnswer = 1 << 20 // bytes
+
+func (c *Client) send(ctx context.Context, method, u, kind, token string, body []byte, out any) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
+	if err != nil {
+		return 0, err
+	}
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := c.cfg.HTTP.Do(req)
+	if err != nil {
+		return 0, fmt.Errorf("bulwark: %w", err)
+	}
+	defer func() { _ = res.Body.Close() }() // nothing was written; a failed close loses nothing
+	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err == nil {
+		err = json.Unmarshal(answer, out)
+	}
+	if err != nil {
+		return res.StatusCode, fmt.Errorf("bulwark: the answer (%d) is not readable: %w", res.StatusCode, err)
+	}
+	return res.StatusCode, nil
+}

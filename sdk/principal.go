@@ -1,0 +1,41 @@
+package sdk
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Principal is who asks. It was verified; treat it as read-only.
+type Principal struct {
+	Tenant   string   // id of the customer whose data may be touched
+	Subject  string   // "user:<id>" or "service:<id>"
+	Actors   []string // services that act for the subject, nearest first
+	ClientID string
+	Scopes   []string
+
+	ACR      string    // how well the subject was authenticated
+	AMR      []string  // and by which methods (RFC 8176)
+	AuthTime time.Time // zero when unknown
+
+	// What the gateway decided; empty for a token that came without it.
+	Route, Relation, Object string
+
+	ID      string    // of the assertion or token (jti)
+	Expires time.Time // of the assertion or token
+
+	token string // as received, for Exchange
+	typ   string
+}
+
+// HasScope reports whether the principal was granted the scope.
+func (p *Principal) HasScope(scope string) bool { return slices.Contains(p.Scopes, scope) }
+
+type contextKey struct{}
+
+// FromContext returns the principal that [Verifier.Middleware] verified. It is
+// nil outside of the middleware: code that needs one must not go on without.
+func FromContext(ctx context.Context) *Principal {
+	p, _ := ctx.Value(contextKey{}).(*Principal)
+	return p
+}
