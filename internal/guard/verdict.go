@@ -1,0 +1,214 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authn"
+	"bulwark.example/internal/authz"
+	"bulwark.example/internal/directory"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/sts"
+	"bulwark.example/internal/tenant"
+)
+
+// Config names the engines that a guard asks. All are needed but Assertions,
+// which only a door to an upstream uses.
+type Config struct {
+	Audit      *audit.Log
+	Authn      *authn.Authenticator
+	Authz      *authz.Engine
+	Directory  *directory.Directory
+	Assertions *sts.AssertionSigner
+	Now        func() time.Time
+}
+
+// Guard decides about requests. It is safe for concurrent use.
+type Guard struct{ cfg Config }
+
+// New returns a guard over the engines.
+func New(cfg Config) *Guard { return &Guard{cfg} }
+
+// Request is what a door knows about a request. Only Authorization, and the
+// object's id within Require, come from the client; the rest is the door's own.
+type Request struct {
+	Action        string // what is asked, for the audit log: "request", "tuple.write"
+	Route         string // the route's id
+	Method        string
+	Path          string // normalized: exactly what is forwarded
+	RequestID     string
+	Authorization []string // every Authorization header, as received
+	Source        netip.Addr
+	Audience      string       // the only audience that this door accepts
+	Require       *Requirement // nil asks for authentication and a tenant only
+	Upstream      string       // the id of the upstream's service; empty where nothing is forwarded
+	Explain       bool
+}
+
+// Requirement is the relation that a route asks for.
+type Requirement struct {
+	System      bool   // on the tenant itself, in its system store; Object is ignored
+	Application string // otherwise: in the tenant's default store for the application
+	Object      string
+	Relation    string
+	Visible     string // the relation that lets a refusal say 403; empty: always 404 (403 for System)
+}
+
+// Identity is what an upstream is told, as the header values of DESIGN section 5.
+type Identity struct {
+	Assertion, Tenant, Subject, Actor, Scope string
+}
+
+// Verdict is the guard's answer. The zero Verdict refuses.
+type Verdict struct {
+	Allowed    bool
+	Enforced   bool
+	Kind       fault.Kind // how to refuse: Unauthenticated, Denied, NotFound or Unavailable
+	Reason     string     // code of a closed set
+	DecisionID string     // the id of the audit event
+	Principal  *principal.Principal
+	Identity   Identity
+	Model      string
+	Revision   relation.Revision
+	Trace      *authz.Trace // only where Request.Explain asks
+}
+
+func (v Verdict) of(p *principal.Principal) Verdict { v.Principal = p; return v }
+
+func refusal(err error, reason string) Verdict {
+	kind := fault.KindOf(err)
+	switch kind {
+	case fault.Unauthenticated, fault.Denied, fault.NotFound:
+	default:
+		kind = fault.Unavailable // an error denies, and says nothing more
+	}
+	return Verdict{Kind: kind, Reason: reason}
+}
+
+func reasonOf(err error) string {
+	var r *authn.Refusal
+	if errors.As(err, &r) {
+		return string(r.Reason)
+	}
+	return "authentication_failed"
+}
+
+func (g *Guard) opening(req *Request) ledger.Event {
+	e := ledger.Event{
+		ID: tenant.RandomID(), Time: g.cfg.Now(), Action: req.Action, Tenant: tenant.Platform,
+		Route: req.Route, RequestID: req.RequestID, Source: prefix(req.Source),
+	}
+	e.DecisionID = e.ID
+	if req.Require != nil {
+		e.Relation = req.Require.Relation
+	}
+	return e
+}
+
+// prefix names the network of an address: /24 for IPv4, /48 for IPv6. The
+// whole address would be a personal datum.
+func prefix(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	a = a.Unmap()
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	p, _ := a.Prefix(bits) // never fails: the sizes fit the families
+	return p.String()
+}
+
+// attribute writes the verified principal into the event.
+func attribute(e *ledger.Event, p *principal.Principal) {
+	e.Tenant, e.Subject, e.ClientID = p.Tenant, p.Subject.String(), p.ClientID
+	for _, a := range p.Actors {
+		e.Actors = append(e.Actors, a.Subject.String())
+	}
+}
+
+// bind finds the graph of the principal's own tenant, and the object in it.
+func (g *Guard) bind(t tenant.ID, need *Requirement) (relation.StoreID, string, error) {
+	if !g.cfg.Directory.TenantActive(t) {
+		return "", "", fault.New(fault.Denied, "the tenant is not active")
+	}
+	switch {
+	case need == nil:
+		return "", "", nil
+	case need.System:
+		graph, err := g.cfg.Directory.SystemGraph(t)
+		return graph, directory.SystemObject(t), err
+	}
+	graph, err := g.cfg.Directory.DefaultGraph(t, need.Application)
+	return graph, need.Object, err
+}
+
+// decide asks for the relation and for the visibility, always both.
+func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subject string, req *Request) Verdict {
+	need := req.Require
+	if need == nil {
+		return Verdict{Allowed: true, Reason: "authenticated"}
+	}
+	q := authz.Query{Store: graph, Object: object, Relation: need.Relation, Subject: subject, Explain: req.Explain}
+	d, err := g.cfg.Authz.Check(ctx, q)
+	visible := need.System
+	if need.Visible != "" && !need.System {
+		q.Relation, q.Explain = need.Visible, false
+		seen, errSeen := g.cfg.Authz.Check(ctx, q)
+		visible, err = seen.Allowed, errors.Join(err, errSeen)
+	}
+	v := Verdict{Model: d.Model, Revision: d.Revision, Trace: d.Trace}
+	switch {
+	case err != nil && fault.KindOf(err) == fault.Unavailable:
+		v.Kind, v.Reason = fault.Unavailable, "decision_unavailable"
+	case err != nil:
+		v.Kind, v.Reason = fault.NotFound, "decision_failed"
+	case d.Allowed:
+		v.Allowed, v.Reason = true, "relation"
+	case visible:
+		v.Kind, v.Reason = fault.Denied, "no_relation"
+	default:
+		v.Kind, v.Reason = fault.NotFound, "not_visible"
+	}
+	return v
+}
+
+// Explain decides as Check would for a subject of the tenant, with the trace,
+// and records nothing: the caller's own request is the one that is recorded.
+func (g *Guard) Explain(ctx context.Context, t tenant.ID, subject string, need *Requirement) (Verdict, error) {
+	graph, object, err := g.bind(t, need)
+	if err != nil {
+		return Verdict{}, err
+	}
+	v := g.decide(ctx, graph, object, subject, &Request{Require: need, Explain: true})
+	v.Enforced = true
+	return v, nil
+}
+
+// identity signs the assertion for the upstream and fills the plain headers.
+func (g *Guard) identity(ctx context.Context, req *Request, p *principal.Principal, v *Verdict, object string) (Identity, error) {
+	claims := sts.AssertionClaims{
+		Audience: g.cfg.Directory.ServiceAudience(req.Upstream), Principal: p,
+		Method: req.Method, Path: req.Path, Route: req.Route, RequestID: req.RequestID,
+	}
+	if req.Require != nil {
+		claims.Relation, claims.Object = req.Require.Relation, object
+	}
+	signed, err := g.cfg.Assertions.Sign(ctx, claims)
+	if err != nil {
+		return Identity{}, err
+	}
+	id := Identity{Assertion: signed, Tenant: p.Tenant.String(), Subject: p.Subject.String(), Scope: strings.Join(p.Scopes, " ")}
+	if len(p.Actors) > 0 {
+		id.Actor = p.Actors[0].Subject.String()
+	}
+	return id, nil
+}
