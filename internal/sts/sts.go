@@ -119,14 +119,21 @@ func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	}
 	i := &Issuer{cfg: cfg, replays: newReplays(cfg.ReplayMax)}
 	if !first {
-		// With the first key of all, nobody can have run before us.
-		i.notBefore = cfg.Now()
+		// With the first key of all, nobody can have run before us. Times in
+		// assertions are whole seconds: one of the second in which we start may
+		// have been used before.
+		i.notBefore = cfg.Now().Truncate(time.Second).Add(time.Second)
 	}
 	if err := i.SelfTest(ctx); err != nil {
 		return nil, err
 	}
 	return i, nil
 }
+
+// ReadyAt returns from when on client assertions can be accepted: the next full
+// second after the start, zero at the first start of all. A server that says
+// it is ready earlier refuses the first clients.
+func (i *Issuer) ReadyAt() time.Time { return i.notBefore }
 
 // Keys returns the keys that the issuer signs with.
 func (i *Issuer) Keys() *Keys { return i.cfg.Keys }

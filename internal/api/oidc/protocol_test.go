@@ -143,11 +143,12 @@ func TestReplay(t *testing.T) {
 	old := c.as(c.notes.ID, "grant_type", "client_credentials", "audience", "billing", "tenant", "acme")
 	used := c.as(c.notes.ID, "grant_type", "client_credentials", "audience", "billing", "tenant", "acme")
 	c.token(used)
-	c.clock.add(time.Second)
+	c.clock.add(100 * time.Millisecond)
 	c.start()
 	for _, v := range []url.Values{old, used} {
 		c.refused(t, oidc.PathToken, v, http.StatusUnauthorized, "invalid_client", ledger.Reject, "assertion_before_start")
 	}
+	c.clock.add(c.sts.ReadyAt().Sub(c.clock.now()))
 	c.token(c.as(c.notes.ID, "grant_type", "client_credentials", "audience", "billing", "tenant", "acme"))
 }
 
