@@ -69,9 +69,9 @@ type Config struct {
 }
 
 // Create makes a random root key and seals it into a new file at path, mode
-// 0600. When it returns without error, the file and its name are on the disk;
-// when it fails or the machine stops, there is no file of that name. An
-// existing file is never overwritten.
+// 0600. When it returns without error, the file and its name are on the disk.
+// When it fails or the machine stops, there is a whole file of that name or
+// none. An existing file is never overwritten.
 //
 // Errors: [fault.Conflict] when path exists, [fault.Invalid] for an empty
 // passphrase or a Config out of form, [fault.Unavailable] from the file system.
