@@ -510,3 +510,10 @@ func (q *queue) close() bool {
 	q.nudge()
 	return true
 }
+
+// Waiting returns how many events wait for the disk now.
+func (l *Log) Waiting() int {
+	l.queue.mu.Lock()
+	defer l.queue.mu.Unlock()
+	return len(l.queue.waiting)
+}

@@ -212,7 +212,7 @@ func decodeField(d *decoder, ev *Event, key uint64) {
 		ev.ID = d.text()
 	case fieldTime:
 		ns := d.uint()
-		if ns > math.MaxInt64 {
+		if ns == 0 || ns > math.MaxInt64 { // no time is no field
 			d.fail()
 		}
 		ev.Time = time.Unix(0, int64(ns)).UTC()
