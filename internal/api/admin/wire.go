@@ -1,0 +1,286 @@
+package admin
+
+import (
+	"encoding/json"
+	"time"
+
+	"bulwark.example/internal/authz"
+	"bulwark.example/internal/relation"
+)
+
+// Page is a part of a list. Next is the cursor of the rest, empty at the end.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Paging asks for a part of a list: the first one, or the one at Cursor.
+type Paging struct {
+	Limit  int // 1 to 1000; zero is 100
+	Cursor string
+}
+
+// Self tells callers who they are here.
+type Self struct {
+	Subject string `json:"subject"` // "user:<id>" | "service:<id>"
+	Tenant  Tenant `json:"tenant"`
+}
+
+// Tenant is a customer, or the platform.
+type Tenant struct {
+	ID      string    `json:"id"`
+	Name    string    `json:"name"`
+	State   string    `json:"state"` // "active" | "suspended"
+	Stores  []Graph   `json:"stores,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+// Graph is a default store of a tenant, as the check API names it.
+type Graph struct {
+	ID          string `json:"id"`
+	Application string `json:"application"`
+}
+
+// NewTenant asks for a tenant.
+type NewTenant struct {
+	Name string `json:"name"`
+}
+
+// NewInvite asks for a code that enrols a person with a role. Tenant is for
+// operators, who invite a tenant's first administrator; it is an id or alias.
+type NewInvite struct {
+	Tenant string `json:"tenant,omitempty"`
+	Role   string `json:"role"`
+	Name   string `json:"name,omitempty"` // the person's alias; empty lets the person choose
+}
+
+// Invite is the code, shown once.
+type Invite struct {
+	ID      string    `json:"id"`
+	Code    string    `json:"code"`
+	Tenant  string    `json:"tenant"`
+	Role    string    `json:"role"`
+	Expires time.Time `json:"expires"`
+}
+
+// Enrol turns a code into a user whose first key is the public JWK.
+type Enrol struct {
+	Code string          `json:"code"`
+	Name string          `json:"name,omitempty"`
+	Key  json.RawMessage `json:"key"`
+}
+
+// Enrolled is who the code made.
+type Enrolled struct {
+	Tenant string `json:"tenant"`
+	User   string `json:"user"`
+	Name   string `json:"name"`
+	KID    string `json:"kid"`
+}
+
+// NewUser asks for a user. Connection (id or alias) and External link the user
+// to a subject of an external issuer; both or none are given.
+type NewUser struct {
+	Name       string `json:"name"`
+	Connection string `json:"connection,omitempty"`
+	External   string `json:"external,omitempty"`
+}
+
+// User is a person of the tenant. Roles are filled for a single user only.
+type User struct {
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	State      string    `json:"state"`
+	Connection string    `json:"connection,omitempty"`
+	External   string    `json:"external,omitempty"`
+	Roles      []string  `json:"roles,omitempty"`
+	Created    time.Time `json:"created"`
+}
+
+// Role names an admin role.
+type Role struct {
+	Role string `json:"role"`
+}
+
+// NewService asks for a service of the caller's tenant.
+type NewService struct {
+	Name string `json:"name"`
+}
+
+// Service is a program of the tenant.
+type Service struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	State    string    `json:"state"`
+	Audience string    `json:"audience"` // URN
+	Created  time.Time `json:"created"`
+}
+
+// NewKey registers a public JWK. The zero Expires never does.
+type NewKey struct {
+	Key     json.RawMessage `json:"key"`
+	Expires time.Time       `json:"expires,omitzero"`
+}
+
+// Key is a public key with which a service authenticates itself.
+type Key struct {
+	KID     string          `json:"kid"` // RFC 7638 thumbprint
+	Key     json.RawMessage `json:"key"`
+	Created time.Time       `json:"created"`
+	Expires time.Time       `json:"expires,omitzero"`
+}
+
+// Grant lets a service get tokens for an audience. On input the audience is a
+// URN, a surface, or a service's id or alias; in answers it is the URN.
+type Grant struct {
+	Audience string   `json:"audience"`
+	Scopes   []string `json:"scopes,omitempty"`
+	Direct   bool     `json:"direct,omitempty"` // also by client_credentials, not only by exchange
+}
+
+// NewInstallation lets a platform service, by id or alias, act in the tenant.
+type NewInstallation struct {
+	Service string    `json:"service"`
+	Scopes  []string  `json:"scopes,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Installation is a platform service's right to act in the tenant.
+type Installation struct {
+	Service string    `json:"service"` // id
+	Scopes  []string  `json:"scopes,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+	Created time.Time `json:"created"`
+}
+
+// NewConnection trusts an external issuer for the tenant's users.
+type NewConnection struct {
+	Name     string   `json:"name"`
+	Issuer   string   `json:"issuer"`
+	Audience string   `json:"audience"`
+	Kind     string   `json:"kind"`           // "at+jwt" | "okta" | "entra" | "google"
+	Algs     []string `json:"algs,omitempty"` // empty is RS256
+}
+
+// Connection is a trusted external issuer.
+type Connection struct {
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Issuer   string    `json:"issuer"`
+	Audience string    `json:"audience"`
+	Kind     string    `json:"kind"`
+	Algs     []string  `json:"algs"`
+	State    string    `json:"state"`
+	Created  time.Time `json:"created"`
+}
+
+// NewModel publishes a model in the OpenFGA language and puts it in force. An
+// empty application is the only one.
+type NewModel struct {
+	Application string `json:"application,omitempty"`
+	DSL         string `json:"dsl"`
+}
+
+// Model is a version of an application's model. Lists leave DSL out.
+type Model struct {
+	ID          string    `json:"id"`
+	Application string    `json:"application"`
+	Active      bool      `json:"active"`
+	DSL         string    `json:"dsl,omitempty"`
+	Created     time.Time `json:"created"`
+}
+
+// TupleChange writes and deletes tuples in one step. Subjects of the types user
+// and service are ids, or aliases written as user:@alice.
+type TupleChange struct {
+	Application string           `json:"application,omitempty"`
+	Writes      []relation.Tuple `json:"writes,omitempty"`
+	Deletes     []relation.Tuple `json:"deletes,omitempty"`
+}
+
+// TuplesChanged tells what was changed, with aliases resolved, and the
+// consistency token of the change.
+type TuplesChanged struct {
+	Revision string           `json:"revision"`
+	Writes   []relation.Tuple `json:"writes"`
+	Deletes  []relation.Tuple `json:"deletes"`
+}
+
+// TupleFilter selects tuples; empty fields select all. Object and Subject may
+// be a type with its colon.
+type TupleFilter struct {
+	Application, Object, Relation, Subject string
+}
+
+// Question asks for an explained decision about a subject of the tenant.
+type Question struct {
+	Application string `json:"application,omitempty"`
+	Subject     string `json:"subject"`
+	Relation    string `json:"relation"`
+	Object      string `json:"object"`
+	Visible     string `json:"visible,omitempty"` // the relation that a route would ask for visibility
+}
+
+// Explained is a decision with its reason.
+type Explained struct {
+	Subject  string       `json:"subject"` // aliases resolved
+	Relation string       `json:"relation"`
+	Object   string       `json:"object"`
+	Allowed  bool         `json:"allowed"`
+	Reason   string       `json:"reason"`
+	Model    string       `json:"model"`
+	Revision string       `json:"revision"`
+	Trace    *authz.Trace `json:"trace"`
+	Drawing  string       `json:"drawing"` // the trace for people
+}
+
+// NewRevocation ends tokens of the tenant before their time. Kind is token
+// (a jti), root (a root_jti), session (a sid), subject (user:<id>,
+// service:<id>, or an alias as in tuples) or client (a client id).
+type NewRevocation struct {
+	Kind  string `json:"kind"`
+	Value string `json:"value"`
+}
+
+// EventFilter selects audit events of the tenant; empty fields select all.
+type EventFilter struct {
+	Class, Action, Subject, Resource, Decision, Reason string
+
+	Request      string    // id of a request or of a decision
+	Since, Until time.Time // not before Since, before Until
+}
+
+// Event is one entry of the tenant's audit chain, as [ledger.Event] spells it.
+type Event struct {
+	Block      uint64            `json:"block"`
+	Seq        uint64            `json:"seq"` // place in the tenant's chain
+	ID         string            `json:"id"`
+	Time       time.Time         `json:"time"`
+	Class      string            `json:"class"`
+	Action     string            `json:"action"`
+	Tenant     string            `json:"tenant"`
+	Subject    string            `json:"subject"`
+	Actors     []string          `json:"actors"`
+	ClientID   string            `json:"client_id"`
+	Resource   string            `json:"resource"`
+	Relation   string            `json:"relation"`
+	Decision   string            `json:"decision"`
+	Unenforced bool              `json:"unenforced"`
+	Reason     string            `json:"reason"`
+	Route      string            `json:"route"`
+	RequestID  string            `json:"request_id"`
+	DecisionID string            `json:"decision_id"`
+	Model      string            `json:"model"`
+	Revision   EventRevision     `json:"revision"`
+	Source     string            `json:"source"`
+	Count      uint64            `json:"count"`
+	Status     int               `json:"status"`
+	Detail     map[string]string `json:"detail"`
+}
+
+// EventRevision is the revision that decided, or that a change made.
+type EventRevision struct {
+	Epoch uint64 `json:"epoch"`
+	Store string `json:"store"`
+	Rev   uint64 `json:"rev"`
+}

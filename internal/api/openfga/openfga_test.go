@@ -1,0 +1,243 @@
+package openfga_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"bulwark.example/internal/api/openfga"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/tenant"
+	"bulwark.example/internal/web"
+)
+
+// ask sends a call about a store as somebody, with a token for authz.
+func (w *world) ask(who string, store relation.StoreID, call, body string) reply {
+	w.t.Helper()
+	return w.send("POST", "/stores/"+string(store)+"/"+call, body, bearer(w.token(who, "authz")))
+}
+
+func (w *world) graph(tenantName string) relation.StoreID {
+	w.t.Helper()
+	t, err := w.direct.ResolveTenant(tenantName)
+	must(w.t, err)
+	id, err := w.direct.DefaultGraph(t.Tenant, "docs")
+	must(w.t, err)
+	return id
+}
+
+// refusal holds an answer to OpenFGA's form.
+func refusal(t *testing.T, r reply, status int, code string) {
+	t.Helper()
+	var e struct{ Code, Message string }
+	if err := json.Unmarshal([]byte(r.body), &e); err != nil || r.status != status || e.Code != code || e.Message == "" {
+		t.Errorf("answered %d %s, want %d %s", r.status, r.body, status, code)
+	}
+}
+
+func tuple(user, rel, object string) string {
+	return `{"user":"` + user + `","relation":"` + rel + `","object":"` + object + `"}`
+}
+
+func TestCheckWriteRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := w.graph("acme")
+	who := w.id("nobody@acme")
+	question := `{"tuple_key":` + tuple(who, "viewer", "document:roadmap") + `}`
+	want := func(who string, allowed string) reply {
+		t.Helper()
+		r := w.ask(who, store, "check", question)
+		if r.status != 200 || strings.TrimSpace(r.body) != `{"allowed":`+allowed+`,"resolution":""}` || r.header.Get(openfga.RevisionHeader) == "" {
+			t.Errorf("%s: %d %s", who, r.status, r.body)
+		}
+		return r
+	}
+	r := want("shop@acme", "false")
+	ev := w.one(r.header.Get(web.RequestIDHeader))
+	if ev.Class != ledger.Check || ev.Decision != "deny" || ev.Resource != "document:roadmap" || ev.Relation != "viewer" ||
+		ev.Detail["asked"] != who || ev.Subject != w.id("shop@acme") || ev.Revision.Store != store {
+		t.Errorf("recorded as %+v", ev)
+	}
+
+	r = w.ask("access_manager@acme", store, "write", `{"writes":{"tuple_keys":[`+tuple(who, "viewer", "folder:plans")+`,`+tuple("folder:plans", "parent", "document:roadmap")+`],"on_duplicate":"error"}}`)
+	if r.status != 200 || strings.TrimSpace(r.body) != `{}` {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	revision := r.header.Get(openfga.RevisionHeader)
+	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Mutation || ev.Action != "tuple.write" || w.authz.Token(ev.Revision) != revision {
+		t.Errorf("recorded as %+v", ev)
+	}
+	r = want("shop@acme", "true")
+	if r.header.Get(openfga.RevisionHeader) != revision {
+		t.Error("the check did not see the write")
+	}
+	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Check || ev.Decision != "allow" {
+		t.Errorf("recorded as %+v", ev)
+	}
+	want("auditor@acme", "true") // a person with can_explain
+
+	var tuples []string
+	token := ""
+	for {
+		r = w.ask("auditor@acme", store, "read", `{"tuple_key":{},"page_size":1,"continuation_token":"`+token+`"}`)
+		var page struct {
+			Tuples []struct {
+				Key relation.Tuple `json:"key"`
+			} `json:"tuples"`
+			Token string `json:"continuation_token"`
+		}
+		must(t, json.Unmarshal([]byte(r.body), &page))
+		for _, k := range page.Tuples {
+			tuples = append(tuples, k.Key.String())
+		}
+		if token = page.Token; token == "" {
+			break
+		}
+	}
+	if strings.Join(tuples, " ") != "document:roadmap#parent@folder:plans folder:plans#viewer@"+who {
+		t.Errorf("read %v", tuples)
+	}
+	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.AdminRead {
+		t.Errorf("recorded as %+v", ev)
+	}
+	r = w.ask("access_manager@acme", store, "write", `{"deletes":{"tuple_keys":[`+tuple(who, "viewer", "folder:plans")+`]}}`)
+	if r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	want("shop@acme", "false")
+}
+
+// TestHiddenStores asks for every store that is not the caller's. All answer
+// with the same bytes, change nothing and leave a refusal in the log.
+func TestHiddenStores(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := w.changes()
+	adminTuple := tuple(w.id("nobody@acme"), "administrator", "system:"+w.acme.Tenant.String())
+	for call, body := range map[string]string{
+		"check": `{"tuple_key":` + adminTuple + `}`,
+		"write": `{"writes":{"tuple_keys":[` + adminTuple + `]}}`,
+		"read":  `{"tuple_key":{}}`,
+	} {
+		var first string
+		for name, store := range map[string]relation.StoreID{
+			"absent": relation.StoreID(tenant.RandomID()), "own system": w.acme.System, "platform's system": w.platform.System,
+			"another's system": w.globex.System, "another's default": w.graph("globex"), "the platform's default": w.graph("platform"), "no id": "x",
+		} {
+			r := w.ask("access_manager@acme", store, call, body)
+			refusal(t, r, 404, "store_id_not_found")
+			if first == "" {
+				first = r.body
+			}
+			if r.body != first || r.header.Get(openfga.RevisionHeader) != "" {
+				t.Errorf("%s of the store %s answers %q, others %q", call, name, r.body, first)
+			}
+			ev := w.one(r.header.Get(web.RequestIDHeader))
+			if ev.Class != ledger.Deny || ev.Decision != "deny" || ev.Reason != "not_found" || ev.Tenant != w.acme.Tenant {
+				t.Errorf("%s of the store %s is recorded as %+v", call, name, ev)
+			}
+		}
+	}
+	if w.changes() != before {
+		t.Error("something changed")
+	}
+}
+
+func TestWhoMayAsk(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := w.graph("acme")
+	before := w.changes()
+	bodies := map[string]string{
+		"check": `{"tuple_key":` + tuple("user:x", "viewer", "folder:y") + `}`,
+		"write": `{"writes":{"tuple_keys":[` + tuple("user:x", "viewer", "folder:y") + `]}}`,
+		"read":  `{"tuple_key":{}}`,
+	}
+	for call, body := range bodies {
+		path := "/stores/" + string(store) + "/" + call
+		refusal(t, w.send("POST", path, body, nil), 401, "unauthenticated")
+		refusal(t, w.send("POST", path, body, bearer(w.token("access_manager@acme", "admin"))), 401, "unauthenticated")
+		good := "Bearer " + w.token("access_manager@acme", "authz")
+		refusal(t, w.send("POST", path, body, http.Header{"Authorization": {good, good}}), 401, "unauthenticated")
+		r := w.ask("nobody@acme", store, call, body)
+		refusal(t, r, 403, "forbidden")
+		if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Subject != w.id("nobody@acme") || ev.Relation == "" {
+			t.Errorf("%s is recorded as %+v", call, ev)
+		}
+		if call != "check" { // a service needs the relation like anybody
+			refusal(t, w.ask("shop@acme", store, call, body), 403, "forbidden")
+		}
+	}
+	refusal(t, w.ask("auditor@acme", store, "write", bodies["write"]), 403, "forbidden")
+	refusal(t, w.send("GET", "/stores", "", bearer(w.token("shop@acme", "authz"))), 404, "undefined_endpoint")
+	refusal(t, w.send("GET", "/stores/"+string(store)+"/check", "", nil), 405, "unimplemented")
+	if w.changes() != before {
+		t.Error("something changed")
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := w.graph("acme")
+	good := tuple("user:x", "viewer", "folder:y")
+	first := w.ask("access_manager@acme", store, "write", `{"writes":{"tuple_keys":[`+good+`]}}`)
+	if first.status != 200 {
+		t.Fatal(first.body)
+	}
+	before := w.changes()
+	for name, c := range map[string]struct {
+		call, body string
+		code       string
+	}{
+		"contextual tuples":       {"check", `{"tuple_key":` + good + `,"contextual_tuples":{"tuple_keys":[` + good + `]}}`, "validation_error"},
+		"context":                 {"check", `{"tuple_key":` + good + `,"context":{"ip":"::1"}}`, "validation_error"},
+		"trace":                   {"check", `{"tuple_key":` + good + `,"trace":true}`, "validation_error"},
+		"another model":           {"check", `{"tuple_key":` + good + `,"authorization_model_id":"` + tenant.RandomID() + `"}`, "authorization_model_not_found"},
+		"consistency":             {"check", `{"tuple_key":` + good + `,"consistency":"EVENTUAL"}`, "validation_error"},
+		"unknown relation":        {"check", `{"tuple_key":` + tuple("user:x", "owner", "folder:y") + `}`, "validation_error"},
+		"unknown type":            {"check", `{"tuple_key":` + tuple("user:x", "viewer", "galaxy:y") + `}`, "validation_error"},
+		"no tuple":                {"check", `{}`, "validation_error"},
+		"malformed":               {"check", `{"tuple_key":`, "validation_error"},
+		"repeated member":         {"check", `{"tuple_key":` + good + `,"tuple_key":` + good + `}`, "validation_error"},
+		"camel case":              {"check", `{"tupleKey":` + good + `}`, "validation_error"},
+		"invalid utf-8":           {"check", "{\"tuple_key\":{\"user\":\"user:\xff\"}}", "validation_error"},
+		"space in an id":          {"check", `{"tuple_key":` + tuple("user:a b", "viewer", "folder:y") + `}`, "validation_error"},
+		"two megabytes":           {"check", `{"tuple_key":` + tuple("user:"+strings.Repeat("a", 2<<20), "viewer", "folder:y") + `}`, "exceeded_entity_limit"},
+		"duplicate write":         {"write", `{"writes":{"tuple_keys":[` + good + `]}}`, "write_failed_due_to_invalid_input"},
+		"missing delete":          {"write", `{"deletes":{"tuple_keys":[` + tuple("user:z", "viewer", "folder:y") + `]}}`, "write_failed_due_to_invalid_input"},
+		"ignored duplicates":      {"write", `{"writes":{"tuple_keys":[` + good + `],"on_duplicate":"ignore"}}`, "validation_error"},
+		"condition":               {"write", `{"writes":{"tuple_keys":[{"user":"user:x","relation":"viewer","object":"folder:z","condition":{"name":"c"}}]}}`, "validation_error"},
+		"not allowed by model":    {"write", `{"writes":{"tuple_keys":[` + tuple("folder:x", "viewer", "folder:y") + `]}}`, "validation_error"},
+		"nothing to write":        {"write", `{}`, "validation_error"},
+		"101 tuples":              {"write", `{"writes":{"tuple_keys":[` + strings.TrimSuffix(strings.Repeat(good+",", 101), ",") + `]}}`, "exceeded_entity_limit"},
+		"write and delete of one": {"write", `{"writes":{"tuple_keys":[` + good + `]},"deletes":{"tuple_keys":[` + good + `]}}`, "validation_error"},
+		"page size":               {"read", `{"page_size":101}`, "validation_error"},
+		"continuation token":      {"read", `{"continuation_token":"x"}`, "validation_error"},
+		"filter":                  {"read", `{"tuple_key":{"object":"a b:c"}}`, "validation_error"},
+	} {
+		r := w.ask("access_manager@acme", store, c.call, c.body)
+		if refusal(t, r, 400, c.code); t.Failed() {
+			t.Fatalf("%s: %d %s", name, r.status, r.body)
+		}
+		ev := w.one(r.header.Get(web.RequestIDHeader))
+		wantClass := ledger.Deny
+		if c.call == "check" {
+			wantClass = ledger.Check
+		}
+		if ev.Class != wantClass || ev.Decision != "deny" {
+			t.Errorf("%s is recorded as %+v", name, ev)
+		}
+	}
+	// Members that say nothing are no reason to refuse.
+	r := w.ask("shop@acme", store, "check", `{"tuple_key":`+good+`,"contextual_tuples":{"tuple_keys":[]},"context":{},"trace":false,"consistency":"HIGHER_CONSISTENCY"}`)
+	if r.status != 200 || !strings.Contains(r.body, "true") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if w.changes() != before {
+		t.Error("something changed")
+	}
+}
