@@ -1,4 +1,4 @@
-// Package route binds a request's host, method and path to one route of the operator.
+// Package route binds a request to one route of the operator.
 //
 // It is pure, so that the gateway, the protocols that ask for a decision on
 // somebody else's request, and the command that tests routes give one answer.
