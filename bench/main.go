@@ -1,0 +1,82 @@
+// Command bench prints Bulwark's numbers beside its peers', measured in one run.
+//
+// CPU time comes first: this is what holds on a shared machine. Each row is the
+// median over interleaved rounds, so that foreign load hits all rows alike. The
+// peer of this version is a bare, tuned httputil.ReverseProxy with the same TLS
+// on both sides and nothing else.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("bench: ")
+	if len(os.Args) > 1 {
+		// The parts that run in processes of their own, so that their CPU can be told apart.
+		switch os.Args[1] {
+		case "upstream":
+			check(runUpstream(os.Args[2:]))
+			return
+		case "bare":
+			check(runBare(os.Args[2:]))
+			return
+		case "load":
+			check(runLoad(os.Args[2:]))
+			return
+		}
+	}
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds")
+	flag.DurationVar(&o.length, "length", 3*time.Second, "of one row of one round")
+	flag.IntVar(&o.connections, "connections", 64, "client connections")
+	flag.IntVar(&o.tokens, "tokens", 1000, "distinct tokens of the second row")
+	flag.BoolVar(&o.card, "card", true, "print the cost card")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	check(o.run(ctx))
+}
+
+type options struct {
+	rounds, connections, tokens int
+	length                      time.Duration
+	card                        bool
+}
+
+func (o *options) run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "bulwark-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	w := &world{options: o, dir: dir}
+	defer w.close()
+	if err := w.build(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("setting up: %d users, each with a token of an external issuer\n", o.tokens)
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	if err := w.gateway(ctx); err != nil {
+		return err
+	}
+	if o.card {
+		return w.costCard(ctx)
+	}
+	return nil
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
