@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -110,15 +109,5 @@ func TestCheck(t *testing.T) {
 		if err != nil && (d.Allowed || d.Trace != nil || d.Model != "") {
 			t.Errorf("%s: an error came with the decision %+v", q, d)
 		}
-	}
-	_ = fmt.Sprint
-}
-
-func TestDraw(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, docs, demo...)
-	for _, q := range []string{"document:deep#can_view@user:alice", "document:memo#can_view@user:frank", "document:news#can_view@user:x", "document:roadmap#can_view@folder:plans#owner", "document:deep#can_edit@user:dave", "document:memo#can_edit@user:dave"} {
-		d, err := w.ask(t, q)
-		fmt.Println(d.Trace, err)
 	}
 }

@@ -144,21 +144,31 @@ type world struct {
 
 func newWorld(t testing.TB, model string, tuples ...string) *world {
 	t.Helper()
-	w := &world{db: newMapStore(), store: relation.StoreID(tenant.RandomID()), system: relation.StoreID(tenant.RandomID())}
-	w.db.seed(w.store, tuples...)
-	w.Engine = w.open(t)
-	w.db.engine = w.Engine
-	if model != "" {
-		if _, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", model); err != nil {
-			t.Fatal(err)
-		}
+	w, err := newSilentWorld(model)
+	if err != nil {
+		t.Fatal(err)
 	}
+	w.db.seed(w.store, tuples...)
 	return w
 }
 
-func (w *world) open(t testing.TB) *Engine {
-	t.Helper()
-	e, err := New(context.Background(), Config{
+// newSilentWorld is for generated models, which may be refused.
+func newSilentWorld(model string) (*world, error) {
+	w := &world{db: newMapStore(), store: relation.StoreID(tenant.RandomID()), system: relation.StoreID(tenant.RandomID())}
+	var err error
+	if w.Engine, err = w.open(); err != nil {
+		return nil, err
+	}
+	w.db.engine = w.Engine
+	if model != "" {
+		_, _, err = w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", model)
+	}
+	return w, err
+}
+
+// open starts an engine on what the store holds, as a new process would.
+func (w *world) open() (*Engine, error) {
+	return New(context.Background(), Config{
 		Store: w.db, MAC: secret.Random(32), Epoch: 1,
 		Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
 		Application: func(id relation.StoreID) (string, bool) {
@@ -168,10 +178,6 @@ func (w *world) open(t testing.TB) *Engine {
 			return "docs", id == w.store
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
 }
 
 func (s *mapStore) seed(id relation.StoreID, tuples ...string) {
