@@ -177,8 +177,9 @@ func TestExternalKinds(t *testing.T) {
 			w.mustRefuse(name+": "+b.name, key.sign(b.header, b.claims), b.want)
 		}
 		// A token of this kind counts at no other door of ours.
-		for _, surface := range []string{"admin", "kms", "authz", "audit", "pep", "svc:" + w.notes.ID} {
-			p, err := w.askAt("urn:bulwark:test:"+surface, "Bearer "+key.sign(k.header, k.claims))
+		for n, surface := range []string{"admin", "kms", "authz", "audit", "pep", "svc:" + w.notes.ID} {
+			unseen := k.claims.with(claims{"exp": w.in(time.Hour + time.Duration(n+1)*time.Second)})
+			p, err := w.askAt("urn:bulwark:test:"+surface, "Bearer "+key.sign(k.header, unseen))
 			checkRefusal(t, name+" at "+surface, p, err, Audience)
 		}
 		// Signed by another key under the same kid.
@@ -302,6 +303,27 @@ func TestRelinked(t *testing.T) {
 	second := w.link("s")
 	if p := w.mustPass("after", token); p.Subject.ID != second.ID {
 		t.Errorf("the old person still: %v", p.Subject)
+	}
+}
+
+// TestAskedOncePerChange: a change of the directory makes each remembered token
+// ask for its person once, not at every use from then on.
+func TestAskedOncePerChange(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	key := idpKey{"k", rsaKeys[0]()}
+	w.publish(key.public())
+	user := w.link("s")
+	token := key.sign(at, w.rfc9068("s"))
+	w.mustPass("first", token)
+	for change := range 3 {
+		w.put(user)
+		for range 5 {
+			w.mustPass("later", token)
+		}
+		if w.rows.asked != change+2 {
+			t.Errorf("asked %d times after %d changes", w.rows.asked, change+1)
+		}
 	}
 }
 

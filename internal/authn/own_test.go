@@ -262,7 +262,9 @@ func TestRefusedOwn(t *testing.T) {
 		"expires after that":       {"exp": int64(999999999999)},
 		"three actors":             {"act": act(3)},
 	} {
-		w.mustPass(name, w.sign(good.with(c)))
+		token := w.sign(good.with(c))
+		w.mustPass(name, token)
+		w.mustPass(name+", cached", token)
 	}
 	p, err := w.askAt("", "Bearer "+w.sign(good.with(claims{"aud": ""})))
 	checkRefusal(t, "a door without an audience", p, err, Audience)

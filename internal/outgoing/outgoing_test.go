@@ -115,6 +115,36 @@ func TestTenantGet(t *testing.T) {
 	}
 }
 
+// TestDo: a request of our own has the same fences.
+func TestDo(t *testing.T) {
+	t.Parallel()
+	var hits atomic.Int64
+	s, pool := server(t, handler(t, &hits), 0)
+	do := func(c *Client, url string) (int, error) {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		return res.StatusCode, res.Body.Close()
+	}
+	open := Tenant(Config{AllowLoopback: true, RootCAs: pool})
+	if code, err := do(open, s.URL+"/redirect"); code != http.StatusFound || err != nil {
+		t.Errorf("redirect: %d %v, want it handed back and not followed", code, err)
+	}
+	for _, url := range []string{strings.Replace(s.URL, "https", "http", 1) + "/ok", strings.Replace(s.URL, "https://", "https://a:b@", 1) + "/ok"} {
+		if _, err := do(open, url); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	if _, err := do(Tenant(Config{RootCAs: pool}), s.URL+"/ok"); fault.KindOf(err) != fault.Denied {
+		t.Errorf("loopback: %v", err)
+	}
+}
+
 func TestSlowServerIsLeft(t *testing.T) {
 	t.Parallel()
 	var hits atomic.Int64
