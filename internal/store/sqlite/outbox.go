@@ -3,27 +3,27 @@ package sqlite
 import (
 	"context"
 
+	"bulwark.example/internal/audit"
 	"bulwark.example/internal/ledger"
 )
 
-// pending is an event that waits for the audit log.
-type pending struct {
-	seq   int64
-	event ledger.Event
-}
+// Outbox returns the events of committed changes that wait for the audit log.
+func (s *Store) Outbox() audit.Outbox { return outbox{s} }
 
-// pending returns the oldest events that no segment has yet, at most limit.
-func (s *Store) pending(ctx context.Context, limit int) ([]pending, error) {
-	var all []pending
-	err := s.rows(ctx, "SELECT id, event FROM outbox ORDER BY id LIMIT ?", []any{max(limit, 0)}, func(scan func(...any) error) error {
-		var p pending
+type outbox struct{ s *Store }
+
+// Pending implements audit.Outbox.
+func (o outbox) Pending(ctx context.Context, limit int) ([]audit.OutboxEntry, error) {
+	var all []audit.OutboxEntry
+	err := o.s.rows(ctx, "SELECT id, event FROM outbox ORDER BY id LIMIT ?", []any{max(limit, 0)}, func(scan func(...any) error) error {
+		var e audit.OutboxEntry
 		var raw []byte
-		if err := scan(&p.seq, &raw); err != nil {
+		if err := scan(&e.Seq, &raw); err != nil {
 			return err
 		}
 		var err error
-		p.event, err = ledger.DecodeEvent(raw)
-		all = append(all, p)
+		e.Event, err = ledger.DecodeEvent(raw)
+		all = append(all, e)
 		return err
 	})
 	if err != nil {
@@ -32,13 +32,13 @@ func (s *Store) pending(ctx context.Context, limit int) ([]pending, error) {
 	return all, nil
 }
 
-// drained forgets events that are durable in a segment. Numbers that are gone
-// already are no error, so that a drain can be repeated after a crash.
-func (s *Store) drained(ctx context.Context, seqs []int64) error {
+// Done implements audit.Outbox. Numbers that are gone already are no error, so
+// that a drain can be repeated after a crash.
+func (o outbox) Done(ctx context.Context, seqs []int64) error {
 	if len(seqs) == 0 {
 		return nil
 	}
-	return s.keep(ctx, func(t *tx) error {
+	return o.s.keep(ctx, func(t *tx) error {
 		for _, seq := range seqs {
 			if _, err := t.exec("DELETE FROM outbox WHERE id = ?", seq); err != nil {
 				return translate(err, "the outbox")

@@ -74,22 +74,22 @@ func state(s *Store) (map[string]bool, error) {
 	for _, u := range list {
 		users[u.ID] = true
 	}
-	events, err := s.pending(ctx, 1<<20)
+	events, err := s.Outbox().Pending(ctx, 1<<20)
 	if err != nil {
 		return nil, err
 	}
 	var system relation.StoreID
 	made, seqs := map[string]bool{}, int64(0)
 	for i, e := range events {
-		if e.seq <= seqs {
-			return nil, fmt.Errorf("event %d has the number %d after %d", i, e.seq, seqs)
+		if e.Seq <= seqs {
+			return nil, fmt.Errorf("event %d has the number %d after %d", i, e.Seq, seqs)
 		}
-		seqs = e.seq
-		if system = e.event.Revision.Store; e.event.Revision.Rev != uint64(i+1) {
-			return nil, fmt.Errorf("event %d has the revision %d", i, e.event.Revision.Rev)
+		seqs = e.Seq
+		if system = e.Event.Revision.Store; e.Event.Revision.Rev != uint64(i+1) {
+			return nil, fmt.Errorf("event %d has the revision %d", i, e.Event.Revision.Rev)
 		}
-		if e.event.Action == "user.create" {
-			made[e.event.Resource[len("user:"):]] = true
+		if e.Event.Action == "user.create" {
+			made[e.Event.Resource[len("user:"):]] = true
 		}
 	}
 	if !maps.Equal(users, made) {
@@ -387,6 +387,14 @@ func TestDiskFaults(t *testing.T) {
 			}
 			if !maps.Equal(acked, have) {
 				t.Errorf("%d changes acknowledged, %d there", len(acked), len(have))
+			}
+			dark := make(chan *powervfs.Image, 1)
+			disk.CutAfter(1, func(im *powervfs.Image) { dark <- im })
+			if err := write(); err != nil {
+				t.Fatal(err)
+			}
+			if _, have := dead(t, blackout{image: <-dark}, powervfs.All, nil); lost(acked, have) > 1 {
+				t.Error("a power cut after the faults loses acknowledged changes")
 			}
 			if want := uint64(len(acked)); delivered != want {
 				t.Errorf("%d batches delivered for %d changes", delivered, want)

@@ -74,36 +74,50 @@ func (s *Store) do(ctx context.Context, r *request) error {
 
 // writer is the state of the goroutine that owns the writing connection.
 type writer struct {
-	s     *Store
-	conn  *sql.Conn // nil when the next group must open it
-	stmts map[string]*sql.Stmt
+	s       *Store
+	conn    *sql.Conn // nil when the next group must open it
+	stmts   map[string]*sql.Stmt
+	members []*request // of the group that runs
 }
 
 // run is the writer's life: take who waits, commit, deliver, answer.
 func (s *Store) run() {
-	defer close(s.stopped)
 	w := &writer{s: s}
-	defer w.reset()
-	for {
+	alive := true
+	defer func() {
+		w.reset()
+		if alive {
+			// A caller's function ended this goroutine (runtime.Goexit). Its
+			// group is rolled back, and another writer takes over.
+			for _, r := range w.members {
+				r.err = fault.New(fault.Internal, "the change failed unexpectedly")
+				close(r.done)
+			}
+			go s.run()
+			return
+		}
+		close(s.stopped)
+	}()
+	for alive {
 		select {
 		case r := <-s.queue:
 			w.group(r)
 		case <-s.stop:
-			return
+			alive = false
 		}
 	}
 }
 
 // group runs first and whoever else waits in one transaction.
 func (w *writer) group(first *request) {
-	members, err := w.execute(first)
+	err := w.execute(first)
 	s := w.s
 	if err != nil {
-		s.cfg.Logger.Error("store commit failed", "callers", len(members), "error", err)
+		s.cfg.Logger.Error("store commit failed", "callers", len(w.members), "error", err)
 		w.reset()
 	}
 	var mutations, lost uint64
-	for _, r := range members {
+	for _, r := range w.members {
 		switch {
 		case r.err != nil: // its own failure, already rolled back
 		case err != nil:
@@ -117,30 +131,32 @@ func (w *writer) group(first *request) {
 	// Counted before the answers, so that a caller sees its own change.
 	s.counters.mutations.Add(mutations)
 	s.counters.lost.Add(lost)
-	for _, r := range members {
+	for _, r := range w.members {
 		close(r.done)
 	}
+	clear(w.members)
+	w.members = w.members[:0]
 }
 
-// execute returns the members of the group and the error that undid them all.
-// Members that failed alone carry their own.
-func (w *writer) execute(first *request) (members []*request, err error) {
+// execute collects and runs the members of the group and returns the error
+// that undid them all. Members that failed alone carry their own.
+func (w *writer) execute(first *request) error {
 	ctx := context.Background() // never a caller's: its end would interrupt everybody's transaction
 	if err := w.begin(ctx); err != nil {
 		if first.taken.CompareAndSwap(false, true) {
-			members = append(members, first)
+			w.members = append(w.members, first)
 		}
-		return members, err
+		return err
 	}
 	var alive, bytes int
-	for r := first; r != nil; r = w.next(len(members), bytes) {
+	for r := first; r != nil; r = w.next(bytes) {
 		if !r.taken.CompareAndSwap(false, true) {
 			continue // its caller gave up
 		}
-		members = append(members, r)
+		w.members = append(w.members, r)
 		n, err := w.member(ctx, r)
 		if err != nil {
-			return members, err
+			return err
 		}
 		bytes += n
 		if r.err == nil {
@@ -150,21 +166,21 @@ func (w *writer) execute(first *request) (members []*request, err error) {
 		}
 	}
 	if alive == 0 {
-		return members, w.exec(ctx, "ROLLBACK")
+		return w.exec(ctx, "ROLLBACK")
 	}
 	if err := w.exec(ctx, "COMMIT"); err != nil {
-		return members, err
+		return err
 	}
 	w.s.counters.commits.Add(1)
-	if n := uint64(len(members)); n > w.s.counters.largest.Load() {
+	if n := uint64(len(w.members)); n > w.s.counters.largest.Load() {
 		w.s.counters.largest.Store(n)
 	}
-	return members, nil
+	return nil
 }
 
 // next returns a caller that waits already, nil if there is none or the group is full.
-func (w *writer) next(members, bytes int) *request {
-	if members >= groupCallers || bytes >= groupBytes {
+func (w *writer) next(bytes int) *request {
+	if len(w.members) >= groupCallers || bytes >= groupBytes {
 		return nil
 	}
 	select {

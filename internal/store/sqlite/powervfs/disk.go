@@ -149,6 +149,12 @@ func (d *Disk) synced(name string, n int) func() {
 	}
 }
 
+// doomed takes a failed sync into the model: the kernel forgets the pages that
+// it could not write, and a later sync succeeds without them.
+func (d *Disk) doomed(name string) func() {
+	return func() { d.files[name].pending = nil }
+}
+
 // syncDir makes all names durable, and all deletions. A database has one
 // directory.
 func (d *Disk) syncDir() {

@@ -186,6 +186,7 @@ func (w *wrapper) xTruncate(tls *libc.TLS, file uintptr, size int64) int32 {
 func (w *wrapper) xSync(_ *libc.TLS, file uintptr, _ int32) int32 {
 	f := w.file(file)
 	if rc := w.disk.begin(Sync, f.name); rc != 0 {
+		w.disk.done(w.disk.doomed(f.name))
 		return rc
 	}
 	w.disk.done(w.disk.synced(f.name, w.disk.waiting(f.name)))

@@ -1,0 +1,574 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"bulwark.example/internal/audit"
+	"bulwark.example/internal/directory"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/store"
+	"bulwark.example/internal/tenant"
+)
+
+var errOwn = fault.New(fault.Denied, "the function says no")
+
+// testDense: whatever 16 writers of two shards do, succeed or fail, revisions
+// have no gap and no duplicate, and a reader never sees one without all before.
+func testDense(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	shards := []directory.Tenant{w.acme, w.globex}
+	begin := map[relation.StoreID]uint64{w.acme.System: w.head(w.acme.System), w.globex.System: w.head(w.globex.System)}
+	var writing atomic.Int64
+	var writers, readers sync.WaitGroup
+	var mu sync.Mutex
+	got := map[relation.StoreID]map[uint64]bool{w.acme.System: {}, w.globex.System: {}}
+	const each = 60
+	writing.Add(16)
+	for i := range 16 {
+		writers.Go(func() {
+			defer writing.Add(-1)
+			rng := rand.New(rand.NewPCG(1, uint64(i)))
+			for range each {
+				who := shards[rng.IntN(2)]
+				fail := rng.IntN(3) == 0
+				rev, err := w.mutate(who.System, who.Tenant, func(tx directory.Tx) error {
+					if err := tx.Insert(user(who, tenant.RandomID())); err != nil {
+						return err
+					}
+					if fail {
+						return errOwn
+					}
+					return nil
+				})
+				if fail != errors.Is(err, errOwn) || !fail && err != nil {
+					t.Errorf("failing %v: %v", fail, err)
+				}
+				if err == nil {
+					mu.Lock()
+					if got[who.System][rev.Rev] {
+						t.Errorf("revision %d twice", rev.Rev)
+					}
+					got[who.System][rev.Rev] = true
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, who := range shards {
+		readers.Go(func() {
+			last := begin[who.System]
+			for more := true; more; {
+				more = writing.Load() > 0 // read once more after the end
+				b, err := w.Changes(w.ctx, who.System, last, 7)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, b := range b {
+					if b.Rev != last+1 || len(b.Entries) != 1 {
+						t.Errorf("after revision %d came %+v", last, b)
+					}
+					last = b.Rev
+				}
+				if len(b) > 0 {
+					more = true
+				}
+				runtime.Gosched()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if want := begin[who.System] + uint64(len(got[who.System])); last != want {
+				t.Errorf("the reader saw revisions to %d, the writers made them to %d", last, want)
+			}
+		})
+	}
+	writers.Wait()
+	readers.Wait()
+	for shard, revs := range got {
+		for rev := begin[shard] + 1; rev <= begin[shard]+uint64(len(revs)); rev++ {
+			if !revs[rev] {
+				t.Errorf("revision %d of %d is missing", rev, len(revs))
+			}
+		}
+	}
+	if n := len(w.events()); n != 4+len(got[w.acme.System])+len(got[w.globex.System]) {
+		t.Errorf("%d events for %d changes", n, len(got[w.acme.System])+len(got[w.globex.System]))
+	}
+}
+
+// testGroupCommit: callers that wait at the same time share a transaction.
+func testGroupCommit(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	before := w.Counters()
+	// The first caller holds the writer until all others wait behind it.
+	const callers = 100
+	entered, release := make(chan struct{}), make(chan struct{})
+	var all, ready sync.WaitGroup
+	all.Go(func() {
+		_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+			close(entered)
+			<-release
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered
+	ready.Add(callers)
+	var ran atomic.Int64
+	for i := range callers {
+		who := w.acme
+		if i%2 == 0 {
+			who = w.globex
+		}
+		all.Go(func() {
+			ready.Done()
+			_, err := w.mutate(who.System, who.Tenant, func(tx directory.Tx) error {
+				ran.Add(1)
+				return tx.Insert(user(who, tenant.RandomID()))
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ready.Wait()
+	close(release)
+	all.Wait()
+	c := w.Counters()
+	mutations, commits := c.Mutations-before.Mutations, c.Commits-before.Commits
+	if mutations != callers+1 || ran.Load() != callers {
+		t.Errorf("%d mutations, %d ran", mutations, ran.Load())
+	}
+	if commits > callers/4 {
+		t.Errorf("%d commits for %d mutations: callers do not share them", commits, mutations)
+	}
+	if c.Largest < 4 {
+		t.Errorf("at most %d callers shared a commit", c.Largest)
+	}
+	t.Logf("%d mutations in %d commits, at most %d in one", mutations, commits, c.Largest)
+}
+
+// unchanged fails the test unless fn leaves no trace.
+func (w *world) unchanged(what string, fn func()) {
+	w.t.Helper()
+	head, events := w.head(w.acme.System), len(w.events())
+	delivered := 0
+	w.Subscribe(func(store.Batch) { delivered++ })
+	fn()
+	if got := w.head(w.acme.System); got != head {
+		w.t.Errorf("%s: revision %d after %d", what, got, head)
+	}
+	if got := len(w.events()); got != events {
+		w.t.Errorf("%s: %d events after %d", what, got, events)
+	}
+	if delivered != 0 {
+		w.t.Errorf("%s: %d batches were delivered", what, delivered)
+	}
+	if _, err := w.Directory().UserByName(w.ctx, w.acme.Tenant, "ghost"); fault.KindOf(err) != fault.NotFound {
+		w.t.Errorf("%s: the user stands: %v", what, err)
+	}
+}
+
+func (w *world) ghost(tx directory.Tx) error {
+	sys := w.acme.System
+	return errors.Join(tx.Insert(user(w.acme, "ghost")), tx.WriteTuples(sys, []relation.Tuple{tuple("ghost")}, nil))
+}
+
+func testAtomic(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	foreign := errors.New("not ours")
+	for what, want := range map[string]error{"a fault": errOwn, "another error": foreign} {
+		w.unchanged(what, func() {
+			_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+				w.ok(w.ghost(tx))
+				return want
+			})
+			if !errors.Is(err, want) {
+				t.Errorf("%s came back as %v", what, err)
+			}
+		})
+	}
+	// A refused statement is undone alone: a function may go on after it.
+	w.ok(w.insert(w.acme, user(w.acme, "taken")))
+	rev := w.must(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+		w.kind("a taken name", tx.Insert(user(w.acme, "taken")), fault.Conflict)
+		return tx.Insert(user(w.acme, "other"))
+	})
+	b, err := w.Changes(w.ctx, w.acme.System, rev.Rev-1, 1)
+	w.ok(err)
+	if len(b[0].Entries) != 1 {
+		t.Errorf("the refused statement is in the changelog: %+v", b)
+	}
+}
+
+func testPanic(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	w.unchanged("a panic", func() {
+		_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+			w.ok(w.ghost(tx))
+			panic("boom")
+		})
+		w.kind("a panic", err, fault.Internal)
+	})
+	w.unchanged("a function that ends its goroutine", func() {
+		_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+			runtime.Goexit()
+			return nil
+		})
+		w.kind("it", err, fault.Internal)
+	})
+	// Nobody else in the group notices a panic.
+	var all sync.WaitGroup
+	var done atomic.Int64
+	for i := range 32 {
+		all.Go(func() {
+			_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+				if i%4 == 0 {
+					panic(i)
+				}
+				return tx.Insert(user(w.acme, fmt.Sprint("u", i)))
+			})
+			if (i%4 == 0) != (err != nil) {
+				t.Errorf("caller %d: %v", i, err)
+			}
+			if err == nil {
+				done.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	users, err := w.Directory().Users(w.ctx, w.acme.Tenant, "", 100)
+	w.ok(err)
+	if int64(len(users)) != done.Load() || done.Load() != 24 {
+		t.Errorf("%d users, %d acknowledged", len(users), done.Load())
+	}
+}
+
+// testLateTransaction: a transaction kept after its function returned is dead.
+func testLateTransaction(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	var kept directory.Tx
+	w.must(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error { kept = tx; return nil })
+	w.unchanged("a late transaction", func() {
+		w.kind("late insert", kept.Insert(user(w.acme, "ghost")), fault.Internal)
+		_, err := kept.Tuples(w.acme.System, relation.Tuple{})
+		w.kind("late read", err, fault.Internal)
+	})
+}
+
+func testContexts(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	mutate := func(ctx context.Context, fn func(directory.Tx) error) error {
+		_, err := w.Directory().Mutate(ctx, ledger.Change{Store: w.acme.System, Event: event(w.acme.Tenant, "")}, fn)
+		return err
+	}
+	gone, cancel := context.WithCancel(w.ctx)
+	cancel()
+	w.unchanged("a context that ended before", func() {
+		w.kind("before", mutate(gone, func(directory.Tx) error { t.Error("it ran"); return nil }), fault.Unavailable)
+	})
+	w.unchanged("a context that ended while waiting", func() {
+		entered, release := make(chan struct{}), make(chan struct{})
+		var hold sync.WaitGroup
+		hold.Go(func() {
+			err := mutate(w.ctx, func(directory.Tx) error { close(entered); <-release; return errOwn })
+			if !errors.Is(err, errOwn) {
+				t.Error(err)
+			}
+		})
+		<-entered
+		waiting, cancel := context.WithCancel(w.ctx)
+		result := make(chan error)
+		go func() { result <- mutate(waiting, func(directory.Tx) error { t.Error("it ran"); return nil }) }()
+		cancel()
+		w.kind("waiting", <-result, fault.Unavailable)
+		close(release)
+		hold.Wait()
+	})
+	// Once it began, the answer is what happened.
+	during, cancel := context.WithCancel(w.ctx)
+	err := mutate(during, func(tx directory.Tx) error {
+		cancel()
+		return tx.Insert(user(w.acme, "begun"))
+	})
+	if err != nil {
+		t.Errorf("a context that ended after the start: %v", err)
+	}
+	if _, err := w.Directory().UserByName(w.ctx, w.acme.Tenant, "begun"); err != nil {
+		t.Error(err)
+	}
+	_, err = w.Directory().LoadDirectory(gone)
+	w.kind("a read", err, fault.Unavailable)
+}
+
+// testSubscribers: every subscriber gets every batch once, in order, before the
+// change's caller gets its answer, and what it gets is what Changes gives.
+func testSubscribers(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	var mu sync.Mutex
+	seen := map[relation.StoreID][]store.Batch{}
+	var second atomic.Int64
+	w.Subscribe(func(b store.Batch) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[b.Store] = append(seen[b.Store], b)
+	})
+	w.Subscribe(func(store.Batch) { second.Add(1) })
+	begin := w.head(w.acme.System)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 20 {
+				rev, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+					name := fmt.Sprintf("%d-%d", i, n)
+					return errors.Join(tx.Insert(user(w.acme, name)), tx.WriteTuples(w.acme.System, []relation.Tuple{tuple(name)}, nil))
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				if have := begin + uint64(len(seen[w.acme.System])); have < rev.Rev {
+					t.Errorf("revision %d was answered when %d was delivered", rev.Rev, have)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	logged, err := w.Changes(w.ctx, w.acme.System, begin, 1000)
+	w.ok(err)
+	if diff := cmp.Diff(logged, seen[w.acme.System]); diff != "" {
+		t.Errorf("delivered is not what was logged (-logged +delivered):\n%s", diff)
+	}
+	if len(logged) != 160 || second.Load() != 160 {
+		t.Errorf("%d logged, %d delivered to the second", len(logged), second.Load())
+	}
+}
+
+// testOutbox: each change has one event, with the revision that it made, until
+// it is marked; numbers only grow.
+func testOutbox(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	w.ok(w.Outbox().Done(w.ctx, seqs(w.events())))
+	if n := len(w.events()); n != 0 {
+		t.Fatalf("%d events are left", n)
+	}
+	want := ledger.Event{
+		ID: tenant.RandomID(), Time: at, Class: ledger.Mutation, Action: "user.create", Tenant: w.globex.Tenant, Subject: "user:x",
+		Actors: []string{"service:y"}, ClientID: "c", Resource: "user:z", Reason: "r", RequestID: "q", Detail: map[string]string{"k": "v"},
+	}
+	rev, err := w.Directory().Mutate(w.ctx, ledger.Change{Store: w.acme.System, Event: want}, func(directory.Tx) error { return nil })
+	w.ok(err)
+	want.Revision = rev
+	first := w.events()
+	if diff := cmp.Diff(want, first[0].Event, exact); diff != "" || len(first) != 1 {
+		t.Errorf("the event changed on the way (-want +got):\n%s", diff)
+	}
+	for range 4 {
+		w.must(w.acme.System, w.acme.Tenant, func(directory.Tx) error { return nil })
+	}
+	all := w.events()
+	page, err := w.Outbox().Pending(w.ctx, 2)
+	w.ok(err)
+	if diff := cmp.Diff(all[:2], page, exact); diff != "" {
+		t.Errorf("a page is not the oldest events:\n%s", diff)
+	}
+	w.ok(w.Outbox().Done(w.ctx, seqs(all[1:3])))
+	w.ok(w.Outbox().Done(w.ctx, seqs(all[1:3]))) // again, as after a crash
+	w.ok(w.Outbox().Done(w.ctx, nil))
+	if diff := cmp.Diff([]audit.OutboxEntry{all[0], all[3], all[4]}, w.events(), exact); diff != "" {
+		t.Errorf("marked two, and left (-want +got):\n%s", diff)
+	}
+	w.ok(w.Outbox().Done(w.ctx, seqs(all)))
+	w.must(w.acme.System, w.acme.Tenant, func(directory.Tx) error { return nil })
+	last := w.events()
+	if len(last) != 1 || last[0].Seq <= all[4].Seq {
+		t.Errorf("after all were marked the next is %+v, after number %d", last, all[4].Seq)
+	}
+	// An event without id and time gets them: nothing may be written without.
+	_, err = w.Directory().Mutate(w.ctx, ledger.Change{Store: w.acme.System, Event: ledger.Event{Class: ledger.Mutation, Tenant: w.acme.Tenant}}, func(directory.Tx) error { return nil })
+	w.ok(err)
+	if bare := w.events()[1].Event; bare.ID == "" || bare.Time.IsZero() {
+		t.Errorf("an event without id and time was stored: %+v", bare)
+	}
+}
+
+func seqs(entries []audit.OutboxEntry) (n []int64) {
+	for _, e := range entries {
+		n = append(n, e.Seq)
+	}
+	return n
+}
+
+// testSnapshots: a load is one point in time. Each change keeps an invariant
+// that any other mixture would break.
+func testSnapshots(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s := service(w.acme, fmt.Sprint("s", i))
+			err := w.insert(w.acme, s, &directory.AudienceGrant{Tenant: w.acme.Tenant, Service: s.ID, Audience: "urn:x"})
+			if err == nil {
+				_, err = w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")},
+					[]relation.Tuple{tuple(fmt.Sprint("a", i)), tuple(fmt.Sprint("b", i))}, nil)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 60 {
+		records, err := w.Directory().LoadDirectory(w.ctx)
+		w.ok(err)
+		services, grants := 0, 0
+		for _, r := range records {
+			switch r.(type) {
+			case *directory.Service:
+				services++
+			case *directory.AudienceGrant:
+				grants++
+			}
+		}
+		if services != grants {
+			t.Errorf("a load with %d services and %d grants", services, grants)
+		}
+		tuples, rev, err := w.Tuples().LoadTuples(w.ctx, w.docs)
+		w.ok(err)
+		if uint64(len(tuples)) != 2*rev.Rev {
+			t.Errorf("%d tuples at revision %d", len(tuples), rev.Rev)
+		}
+	}
+	close(stop)
+	writer.Wait()
+}
+
+func testChanges(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	begin := w.head(w.acme.System)
+	for i := range 5 {
+		w.must(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+			if i == 2 {
+				return nil // changes nothing, and has its revision all the same
+			}
+			return tx.Insert(user(w.acme, fmt.Sprint("u", i)))
+		})
+	}
+	for _, c := range []struct {
+		after uint64
+		limit int
+		first uint64
+		count int
+	}{
+		{begin, 100, begin + 1, 5}, {begin, 2, begin + 1, 2}, {begin + 2, 1, begin + 3, 1}, {begin + 4, 9, begin + 5, 1},
+		{begin + 5, 9, 0, 0}, {begin, 0, 0, 0}, {begin, -1, 0, 0}, {0, 1, 1, 1},
+	} {
+		b, err := w.Changes(w.ctx, w.acme.System, c.after, c.limit)
+		w.ok(err)
+		if len(b) != c.count || len(b) > 0 && b[0].Rev != c.first {
+			t.Errorf("after %d, limit %d: %+v", c.after, c.limit, b)
+		}
+	}
+	_, err := w.Changes(w.ctx, w.acme.System, begin+6, 1)
+	w.kind("a revision of the future", err, fault.Conflict)
+}
+
+func testReopen(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	shared, own := samples(w)
+	w.ok(w.insert(w.platform, shared...))
+	w.ok(w.insert(w.acme, own...))
+	_, err := w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")}, []relation.Tuple{tuple("a")}, nil)
+	w.ok(err)
+	type everything struct {
+		Instance store.Instance
+		Records  []directory.Record
+		Users    []*directory.User
+		Tuples   []relation.Tuple
+		Rev      relation.Revision
+		Changes  []store.Batch
+		Events   []audit.OutboxEntry
+	}
+	read := func() (e everything) {
+		t.Helper()
+		var err error
+		e.Instance, err = w.Instance(w.ctx)
+		w.ok(err)
+		e.Records, err = w.Directory().LoadDirectory(w.ctx)
+		w.ok(err)
+		e.Users, err = w.Directory().Users(w.ctx, w.acme.Tenant, "", 100)
+		w.ok(err)
+		e.Tuples, e.Rev, err = w.Tuples().LoadTuples(w.ctx, w.docs)
+		w.ok(err)
+		e.Changes, err = w.Changes(w.ctx, w.acme.System, 0, 100)
+		w.ok(err)
+		e.Events = w.events()
+		return e
+	}
+	before := read()
+	w.ok(w.Close())
+	w.Store = open(t, w.place)
+	if diff := cmp.Diff(before, read(), exact); diff != "" {
+		t.Errorf("reopening changed (-before +after):\n%s", diff)
+	}
+	rev := w.must(w.acme.System, w.acme.Tenant, func(directory.Tx) error { return nil })
+	if want := before.Changes[len(before.Changes)-1].Rev + 1; rev.Rev != want {
+		t.Errorf("the next revision is %d, want %d", rev.Rev, want)
+	}
+	w.ok(w.Close())
+}
+
+func testClosed(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	// Closing waits for who has begun, and refuses the others.
+	var all sync.WaitGroup
+	var acked atomic.Int64
+	for range 16 {
+		all.Go(func() {
+			for {
+				_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error { return tx.Insert(user(w.acme, tenant.RandomID())) })
+				if err != nil {
+					if fault.KindOf(err) != fault.Unavailable {
+						t.Errorf("a closed store answers %v", err)
+					}
+					return
+				}
+				acked.Add(1)
+			}
+		})
+	}
+	for acked.Load() < 50 {
+		runtime.Gosched()
+	}
+	w.ok(w.Close())
+	all.Wait()
+	w.ok(w.Close())
+	w.Store = open(t, w.place)
+	users, err := w.Directory().Users(w.ctx, w.acme.Tenant, "", 1<<20)
+	w.ok(err)
+	if int64(len(users)) != acked.Load() {
+		t.Errorf("%d users, %d acknowledged", len(users), acked.Load())
+	}
+	w.ok(w.Close())
+}
