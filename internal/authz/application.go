@@ -24,13 +24,14 @@ var SystemModel string
 // System is the name of the application whose stores are system stores.
 const System = ""
 
-// ModelRecord is one version of an application's model.
+// ModelRecord is one version of an application's model. Its JSON form is what a
+// store's changelog carries.
 type ModelRecord struct {
-	Application string
-	ID          string // [schema.Model.ID] of Source
-	Source      string
-	Active      bool // at most one of an application: activating one ends the other's turn
-	Created     time.Time
+	Application string    `json:"application"`
+	ID          string    `json:"id"` // [schema.Model.ID] of Source
+	Source      string    `json:"source"`
+	Active      bool      `json:"active"` // at most one of an application: activating one ends the other's turn
+	Created     time.Time `json:"created"`
 }
 
 // application is an operator's application with its model versions. All its

@@ -2,11 +2,13 @@ package authz
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
@@ -297,6 +299,21 @@ func TestModelRecordsAreChecked(t *testing.T) {
 	}
 	if again, _ := w.ActiveModel("docs"); again != m {
 		t.Error("a refused record changed the model")
+	}
+}
+
+// The changelog's form of a record stays readable.
+func TestModelRecordGolden(t *testing.T) {
+	t.Parallel()
+	rec := ModelRecord{Application: "docs", ID: "3SAF8M90RPANABBZ7YMW7THA1Q", Source: "model\n", Active: true, Created: time.Unix(1_800_000_000, 5).UTC()}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "model_record.golden", string(b)+"\n")
+	var back ModelRecord
+	if err := json.Unmarshal(b, &back); err != nil || back != rec {
+		t.Errorf("%+v, %v", back, err)
 	}
 }
 
