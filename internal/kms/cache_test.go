@@ -191,13 +191,19 @@ func TestChangesOfOtherProcesses(t *testing.T) {
 func TestFailuresAreNotRemembered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	id, system := w.base.addTenant(t)
+	_, err := w.ring.Encrypt(t.Context(), kms.Scope{Tenant: id, Key: "k", Purpose: "p"}, secret.Bytes{})
+	wantKind(t, "no KEK yet", err, fault.NotFound)
+	w.must(w.open().CreateKEK(t.Context(), id, system))
+	w.encrypt(w.ring, kms.Scope{Tenant: id, Key: "k", Purpose: "p"}, "x")
+
 	s := w.scope("k")
 	blob := w.encrypt(w.ring, s, "x")
 	w.ring.Invalidate(w.tenant)
 	w.store.set(func(s *seam) {
 		s.onLoad = func(context.Context) error { return fault.New(fault.Unavailable, "no store") }
 	})
-	_, err := w.ring.Decrypt(t.Context(), s, blob)
+	_, err = w.ring.Decrypt(t.Context(), s, blob)
 	wantKind(t, "Decrypt", err, fault.Unavailable)
 	_, err = w.ring.Encrypt(t.Context(), s, secret.Bytes{})
 	wantKind(t, "Encrypt", err, fault.Unavailable)
@@ -220,10 +226,14 @@ func TestFewTenantsInMemory(t *testing.T) {
 		id, _ := w.addTenant()
 		blobs[id] = w.encrypt(ring, kms.Scope{Tenant: id, Key: "k", Purpose: "p"}, id.String())
 	}
+	before := w.store.loads.Load()
 	for range 3 {
 		for id, blob := range blobs {
 			w.opens(ring, kms.Scope{Tenant: id, Key: "k", Purpose: "p"}, blob, id.String())
 		}
+	}
+	if n := w.store.loads.Load() - before; n < 3*(6-2) {
+		t.Errorf("%d loads for three rounds over 6 tenants: more than 2 stay in memory", n)
 	}
 	var wg sync.WaitGroup
 	for id, blob := range blobs { // they push each other out all the time

@@ -29,6 +29,7 @@ func TestTheWrongRoot(t *testing.T) {
 	}{
 		{"another installation", func(c *kms.Config) { c.Root = other }, fault.Denied, other.Fingerprint()},
 		{"another environment", func(c *kms.Config) { c.Root = newRoot(t, "prod", false) }, fault.Denied, `"prod"`},
+		{"data of another environment", func(c *kms.Config) { c.Env = "other" }, fault.Denied, `"other"`},
 		{"a dev root", func(c *kms.Config) { c.Root = newRoot(t, "test", true) }, fault.Denied, "a dev root key"},
 		{"dev data", func(c *kms.Config) { c.Dev = true }, fault.Denied, "a dev root key"},
 		// The instance row was edited to fit: the KEK tells.
@@ -184,6 +185,43 @@ func TestRowsThatAreNotEnabled(t *testing.T) {
 	}
 }
 
+// unwrap returns a version's key by the specification, with the KEK that the
+// recorder saw.
+func (w *world) unwrap(v kms.Version) secret.Bytes {
+	w.t.Helper()
+	for _, kek := range w.root.seen {
+		key, err := envelope.Open(secret.New(kek), "key-version", map[string]string{"key": v.Key, "version": fmt.Sprint(v.Version)}, v.Wrapped)
+		if err == nil {
+			return key
+		}
+	}
+	w.t.Fatal("no KEK opens the version")
+	return secret.Bytes{}
+}
+
+// Even whoever has a key's bytes cannot pass off a blob of another header.
+func TestTheHeaderIsJudged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.scope("k")
+	w.encrypt(w.ring, s, "x")
+	keys, err := w.base.keys().LoadTenantKeys(t.Context(), w.tenant)
+	w.must(err)
+	key := w.unwrap(keys.Versions[0])
+	seal := func(h envelope.Header) []byte {
+		t.Helper()
+		blob, err := envelope.Seal(key, h, s.Purpose, s.Context, []byte("forged"))
+		w.must(err)
+		return blob
+	}
+	id := w.tenant.String()
+	w.opens(w.ring, s, seal(envelope.Header{Env: "test", Tenant: id, Key: "k", Version: 1}), "forged")
+	w.refused("environment", w.ring, s, seal(envelope.Header{Env: "prod", Tenant: id, Key: "k", Version: 1}))
+	w.refused("tenant", w.ring, s, seal(envelope.Header{Env: "test", Tenant: tenant.New().String(), Key: "k", Version: 1}))
+	w.refused("key", w.ring, s, seal(envelope.Header{Env: "test", Tenant: id, Key: "other", Version: 1}))
+	w.refused("version", w.ring, s, seal(envelope.Header{Env: "test", Tenant: id, Key: "k", Version: 2}))
+}
+
 func TestNoPlaintextKeyLeaves(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -205,12 +243,7 @@ func TestNoPlaintextKeyLeaves(t *testing.T) {
 		}
 		for _, v := range keys.Versions {
 			out.Write(v.Wrapped)
-			for _, kek := range w.root.seen {
-				key, err := envelope.Open(secret.New(kek), "key-version", map[string]string{"key": v.Key, "version": fmt.Sprint(v.Version)}, v.Wrapped)
-				if err == nil {
-					secrets = append(secrets, key.Reveal())
-				}
-			}
+			secrets = append(secrets, w.unwrap(v).Reveal())
 		}
 		fmt.Fprintf(&out, "%v %+v %#v\n", keys, keys, keys)
 	}

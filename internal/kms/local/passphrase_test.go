@@ -187,6 +187,20 @@ func TestPassphraseFromFile(t *testing.T) {
 	wantKind(t, "another user's file", err, fault.Denied)
 }
 
+// The name is resolved after the file was opened: both must be one file.
+func TestAFileThatIsReplacedWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	opened, err := os.Stat(write(t, filepath.Join(dir, "opened"), "x", 0o400))
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := write(t, filepath.Join(dir, "now"), "x", 0o400)
+	if _, err := within(now, opened, filepath.Join(mkdir(t, dir, "data"))); err == nil {
+		t.Error("a file was judged by the name of another")
+	}
+}
+
 // Not parallel: it changes the working directory of the process.
 func TestPassphraseFromRelativeFile(t *testing.T) {
 	top := t.TempDir()
@@ -199,6 +213,13 @@ func TestPassphraseFromRelativeFile(t *testing.T) {
 	t.Chdir(etc)
 	got, err := PassphraseFromFile("pass", "../data")
 	reads(t, "a relative name", got, err, "correct horse")
+	// "far/../pass" is beside what far leads to, not beside far.
+	write(t, filepath.Join(mkdir(t, top, "far", "away"), "..", "pass"), "battery staple", 0o400)
+	if err := os.Symlink(filepath.Join(top, "far", "away"), filepath.Join(etc, "far")); err != nil {
+		t.Fatal(err)
+	}
+	got, err = PassphraseFromFile("far/../pass", "../data")
+	reads(t, "a relative name over a link", got, err, "battery staple")
 	for _, path := range []string{"dev/pass", "dev/../dev/pass", "../data/dev/pass"} {
 		_, err := PassphraseFromFile(path, "../data")
 		wantKind(t, path, err, fault.Denied)
