@@ -12,12 +12,14 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/guard"
+	"bulwark.example/internal/route"
 )
 
 // always allows at no cost: what is measured is the gateway's own work.
@@ -66,18 +68,52 @@ func benchBare(b *testing.B, upstream string) http.Handler {
 	}
 }
 
-// BenchmarkProxy measures both over TLS 1.3 and HTTP/1.1, with clients and
-// upstream in the same process: CPU of everything, for the ratio to be careful.
+// benchReal has the real guard, with its audit log on the disk.
+func benchReal(b *testing.B, tokens int) (http.Handler, []string) {
+	w := newWorld(b)
+	if err := w.gateway.Load(b.Context(), []route.Route{{
+		ID: "read", Path: "/documents/{id}", Methods: []string{"GET"}, Upstream: "notes",
+		Require: &route.Requirement{Application: "docs", Object: "document:{id}", Relation: "can_view", Visible: "can_view"},
+	}}, []Upstream{{Name: "notes", URL: benchUpstream(b).URL, Service: w.service}}); err != nil {
+		b.Fatal(err)
+	}
+	list := make([]string, tokens)
+	for i := range list {
+		list[i] = w.token("alice@acme", nil)
+	}
+	w.directory.Confirm()
+	return w.gateway, list
+}
+
+// BenchmarkProxy measures over TLS 1.3 and HTTP/1.1, with clients and upstream
+// in the same process: CPU of everything, for the ratio to be careful.
 func BenchmarkProxy(b *testing.B) {
-	for name, handler := range map[string]func(*testing.B, string) http.Handler{"bare": benchBare, "gateway": benchGateway} {
-		b.Run(name, func(b *testing.B) {
+	plain := func(make func(*testing.B, string) http.Handler) func(*testing.B) (http.Handler, []string) {
+		return func(b *testing.B) (http.Handler, []string) {
+			return make(b, benchUpstream(b).URL), []string{strings.Repeat("x", 500)}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		handler func(*testing.B) (http.Handler, []string)
+	}{
+		{"bare", plain(benchBare)}, {"gateway", plain(benchGateway)},
+		{"real-1-token", func(b *testing.B) (http.Handler, []string) { return benchReal(b, 1) }},
+		{"real-1000-tokens", func(b *testing.B) (http.Handler, []string) { return benchReal(b, 1000) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
 			ca := newAuthority(b)
-			s := httptest.NewUnstartedServer(handler(b, benchUpstream(b).URL))
+			handler, tokens := c.handler(b)
+			s := httptest.NewUnstartedServer(handler)
 			s.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue()}, MinVersion: tls.VersionTLS13}
 			s.StartTLS()
 			b.Cleanup(s.Close)
-			request := "GET /documents/roadmap HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + credential + strings.Repeat("x", 600) +
-				"\r\nUser-Agent: bench\r\nAccept: */*\r\nCookie: theme=dark\r\nAccept-Encoding: gzip\r\n\r\n"
+			var turn atomic.Int64
+			requests := make([]string, len(tokens))
+			for i, token := range tokens {
+				requests[i] = "GET /documents/roadmap HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token +
+					"\r\nUser-Agent: bench\r\nAccept: */*\r\nCookie: theme=dark\r\nAccept-Encoding: gzip\r\n\r\n"
+			}
 			b.ReportAllocs()
 			before := cpu(b)
 			b.SetParallelism(16)
@@ -91,7 +127,7 @@ func BenchmarkProxy(b *testing.B) {
 				defer c.Close()
 				br := bufio.NewReader(c)
 				for pb.Next() {
-					if _, err := io.WriteString(c, request); err != nil {
+					if _, err := io.WriteString(c, requests[int(turn.Add(1))%len(requests)]); err != nil {
 						b.Error(err)
 						return
 					}
