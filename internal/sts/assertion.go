@@ -1,7 +1,9 @@
 package sts
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +42,11 @@ type AssertionConfig struct {
 	Now      func() time.Time
 }
 
+// maxAssertionKeys bounds the published set, whose readers take 100 keys at
+// most. A process that starts again and again, and leaves a row each time, must
+// not make the set unreadable for all.
+const maxAssertionKeys = 48
+
 // maxReuse bounds Reuse: what an upstream is told is never older.
 const maxReuse = 30 * time.Second
 
@@ -59,6 +66,7 @@ type AssertionSigner struct {
 // begins with an empty cache.
 type assertionState struct {
 	key      jose.PrivateKey
+	row      SigningKey
 	activeAt time.Time
 	retireAt time.Time
 	cache    *assertionCache
@@ -99,9 +107,10 @@ func NewAssertionSigner(ctx context.Context, cfg AssertionConfig) (*AssertionSig
 	return s, nil
 }
 
-// Rotate publishes the next key when it is due, and takes it into use when it
-// was published for long enough. Call it every minute or so. Errors are the
-// store's; the key in use stays until it retires.
+// Rotate publishes the next key when it is due, takes it into use when it was
+// published for long enough, and publishes the key in use again if its row is
+// gone. Call it every minute or so. Errors are the store's; the key in use
+// stays until it retires.
 func (s *AssertionSigner) Rotate(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,6 +120,9 @@ func (s *AssertionSigner) Rotate(ctx context.Context) error {
 		s.next = nil
 	}
 	current := s.state.Load()
+	if err := s.keepPublished(ctx, current.row); err != nil {
+		return err
+	}
 	if s.next != nil || now.Before(current.retireAt.Add(-s.cfg.Overlap)) {
 		return nil
 	}
@@ -139,15 +151,47 @@ func (s *AssertionSigner) register(ctx context.Context, activeAt time.Time) (*as
 		PublishAt: now, ActiveAt: activeAt, RetireAt: activeAt.Add(s.cfg.Period),
 	}
 	row.RemoveAt = row.RetireAt.Add(s.cfg.Life + Skew)
+	if err := s.publish(ctx, row); err != nil {
+		return nil, err
+	}
+	return &assertionState{key: key, row: row, activeAt: activeAt, retireAt: row.RetireAt, cache: newAssertionCache(s.cfg.CacheMax)}, nil
+}
+
+// publish writes the row and keeps the set within its bound. What goes first
+// are the newest rows of others: those of a process that keeps dying, not those
+// of gateways that have long been at work.
+func (s *AssertionSigner) publish(ctx context.Context, row SigningKey) error {
 	ev := ledger.Event{
 		ID: tenant.RandomID(), Time: s.cfg.Now(), Class: ledger.Mutation, Action: "signing_key.register",
 		Tenant: tenant.Platform, Subject: "system", Resource: "signing_key:" + row.KID,
 	}
-	_, err = s.cfg.Store.Mutate(ctx, ledger.Change{Store: s.cfg.Platform, Event: ev}, func(tx Tx) error { return tx.PutSigningKey(row) })
-	if err != nil {
-		return nil, err
+	_, err := s.cfg.Store.Mutate(ctx, ledger.Change{Store: s.cfg.Platform, Event: ev}, func(tx Tx) error {
+		rows, err := tx.SigningKeys()
+		if err != nil {
+			return err
+		}
+		rows = slices.DeleteFunc(rows, func(r SigningKey) bool { return r.Purpose != PurposeAssertion || r.KID == row.KID })
+		slices.SortFunc(rows, func(a, b SigningKey) int { return cmp.Or(a.PublishAt.Compare(b.PublishAt), cmp.Compare(a.KID, b.KID)) })
+		for n := maxAssertionKeys - 1; n < len(rows); n++ {
+			if err := tx.DeleteSigningKey(rows[n].KID); err != nil {
+				return err
+			}
+		}
+		return tx.PutSigningKey(row)
+	})
+	return err
+}
+
+// keepPublished writes the row again if somebody removed it.
+func (s *AssertionSigner) keepPublished(ctx context.Context, row SigningKey) error {
+	if !s.cfg.Now().Before(row.RetireAt) {
+		return nil
 	}
-	return &assertionState{key: key, activeAt: activeAt, retireAt: row.RetireAt, cache: newAssertionCache(s.cfg.CacheMax)}, nil
+	rows, err := s.cfg.Store.LoadSigningKeys(ctx)
+	if err != nil || slices.ContainsFunc(rows, func(r SigningKey) bool { return r.KID == row.KID }) {
+		return err
+	}
+	return s.publish(ctx, row)
 }
 
 // assertionClaims are the claims of an assertion, in the order of the bytes.

@@ -13,6 +13,7 @@ import (
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/jose"
+	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/sts"
 	"bulwark.example/internal/tenant"
@@ -256,6 +257,42 @@ func TestAssertionKeyRotation(t *testing.T) {
 	if after, err := w.store.Tokens().LoadSigningKeys(ctx); err != nil || len(after) != len(rows)-1 {
 		t.Errorf("%d rows, %v", len(after), err)
 	}
+}
+
+// A gateway that dies and starts again all the time does not push others out of
+// the published set, nor make it too large to read.
+func TestAssertionKeysAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := context.Background()
+	k := w.node(nil)
+	steady := signer(t, w, sts.AssertionConfig{})
+	w.add(time.Second)
+	unlucky := signer(t, w, sts.AssertionConfig{})
+	var last *sts.AssertionSigner
+	for range 60 {
+		w.add(time.Second)
+		last = signer(t, w, sts.AssertionConfig{})
+		if n := len(kids(t, k.AssertionJWKS)); n > 48 {
+			t.Fatalf("%d keys are published", n)
+		}
+	}
+	for _, s := range []*sts.AssertionSigner{steady, unlucky, last} {
+		claimsOf(t, k, sign(t, s, full(w)))
+	}
+	// A row that is gone all the same comes back.
+	u, err := jose.Peek(sign(t, unlucky, full(w)))
+	must(t, err)
+	_, err = w.store.Tokens().Mutate(ctx, ledger.Change{Store: w.platform, Event: ledger.Event{Class: ledger.Mutation, Action: "test.write", Tenant: tenant.Platform}},
+		func(tx sts.Tx) error { return tx.DeleteSigningKey(u.Header.KID) })
+	must(t, err)
+	if _, ok := k.AssertionKey(u.Header.KID); ok {
+		t.Fatal("the row is still there")
+	}
+	for range 2 {
+		must(t, unlucky.Rotate(ctx))
+	}
+	claimsOf(t, k, sign(t, unlucky, full(w)))
 }
 
 // The cache is bounded, and right under many goroutines.
