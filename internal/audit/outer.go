@@ -205,10 +205,13 @@ func (o *outerLog) tileRoot(level int, index uint64) (ledger.Hash, error) {
 	return t.Root(), nil
 }
 
-// prepareDir makes the directories of a log. The entry of log/ becomes durable
-// with the first segment's, before which nothing is promised.
+// prepareDir makes the directories of a log, durably: a segment whose log/ is
+// gone would read as a log whose head was removed.
 func prepareDir(cfg Config) error {
 	if err := cfg.FS.MkdirAll(filepath.Join(cfg.Dir, "log")); err != nil {
+		return err
+	}
+	if err := cfg.FS.SyncDir(cfg.Dir); err != nil {
 		return err
 	}
 	return cfg.FS.SyncDir(filepath.Dir(cfg.Dir))

@@ -27,6 +27,7 @@ type storm struct {
 	rng    *rand.Rand
 	faults bool   // let writes and syncs fail now and then
 	sick   string // files whose syncs fail every second time
+	slow   bool   // little load
 	long   bool   // rounds of thousands of operations, for full tiles
 	cut    bool   // power cuts; otherwise kill -9
 
@@ -59,14 +60,17 @@ func newStorm(t testing.TB, seed uint64) *storm {
 func (s *storm) round() error {
 	s.cfg.FS = s.disk.FS()
 	s.buffered = map[string]time.Time{}
-	if s.faults {
-		s.sick = []string{"", "", "-allow.seg", "-reject.seg"}[s.rng.IntN(4)]
-		s.disk.Hook(s.fault(s.rng.Uint64()))
-	}
+	s.sick = []string{"", "", "-allow.seg", "-reject.seg"}[s.rng.IntN(4)]
+	s.slow = !s.long && s.rng.IntN(3) == 0
+	aim := 0
 	stop := 1 + s.rng.IntN(120)
-	if s.long {
-		stop = 1 + s.rng.IntN(3000)
+	switch {
+	case s.long:
+		stop = 2000 + s.rng.IntN(1000)
+	case s.rng.IntN(2) == 0: // soon after a segment was removed: the narrowest place
+		aim, stop = 1+s.rng.IntN(5), 500
 	}
+	s.disk.Hook(s.fault(s.rng.Uint64(), aim))
 	s.disk.StopAfter(stop)
 	if l, err := audit.Open(context.Background(), s.cfg); err == nil {
 		s.load(l)
@@ -91,10 +95,21 @@ func (s *storm) round() error {
 	return s.inspect()
 }
 
-// fault makes one in forty writes and syncs fail.
-func (s *storm) fault(seed uint64) func(powerloss.Op) error {
+// fault makes one in forty writes and syncs fail, when the storm has faults,
+// and with an aim stops the process so many operations after a segment's removal.
+func (s *storm) fault(seed uint64, aim int) func(powerloss.Op) error {
 	r := rand.New(rand.NewPCG(seed, 9)) // under the disk's lock
+	removed := false
 	return func(op powerloss.Op) error {
+		removed = removed || aim > 0 && op.Kind == powerloss.Remove && strings.HasSuffix(op.Path, ".seg")
+		if removed {
+			if aim--; aim < 0 {
+				return powerloss.ErrStopped
+			}
+		}
+		if !s.faults {
+			return nil
+		}
 		if s.sick != "" && strings.HasSuffix(op.Path, s.sick) && op.Kind == powerloss.Sync && r.IntN(2) == 0 {
 			return syscall.EIO
 		}
@@ -115,9 +130,18 @@ func (s *storm) fault(seed uint64) func(powerloss.Op) error {
 func (s *storm) load(l *audit.Log) {
 	tenants := []tenant.ID{tenant.New(), tenant.New(), tenant.Platform}
 	var wg sync.WaitGroup
+	var pace <-chan time.Time
+	if s.slow { // so that buffered blocks are committed without a waiting one
+		ticker := time.NewTicker(1500 * time.Microsecond)
+		defer ticker.Stop()
+		pace = ticker.C
+	}
 	for g := range 4 {
 		wg.Go(func() {
 			for i := 0; ; i++ {
+				if s.slow {
+					<-pace
+				}
 				ev := deny(tenants[(i+g)%3])
 				ev.ID = tenant.RandomID()
 				ev.Time = time.Now()
@@ -257,15 +281,28 @@ func TestKill(t *testing.T) {
 func TestEverySyncIsNeeded(t *testing.T) {
 	t.Parallel()
 	sites := syncSites(t)
-	if len(sites) < 11 {
+	if len(sites) < 12 {
 		t.Fatalf("only %d places that sync were seen: %v", len(sites), sites)
 	}
 	for _, site := range sites {
 		t.Run(site, func(t *testing.T) {
 			t.Parallel()
 			for seed := range uint64(1000) {
+				ignore := func(op powerloss.Op) bool { return siteOf(op) == site }
 				s := newStorm(t, 100+seed)
-				s.disk.Ignore(func(op powerloss.Op) bool { return siteOf(op) == site })
+				s.disk.Ignore(ignore)
+				if _, err := s.twoLives(1+int(seed%80), true); err != nil {
+					t.Logf("seed %d: %v", seed, err)
+					return // noticed
+				}
+				s = newStorm(t, 100+seed)
+				s.disk.Ignore(ignore)
+				if err := s.voidBlock(); err != nil {
+					t.Logf("seed %d: %v", seed, err)
+					return // noticed
+				}
+				s = newStorm(t, 100+seed)
+				s.disk.Ignore(ignore)
 				for i := range 6 {
 					s.long = seed%4 == 3 && i == 0
 					s.faults = !s.long && i%2 == 0
@@ -278,6 +315,44 @@ func TestEverySyncIsNeeded(t *testing.T) {
 			t.Error("without this sync nothing was ever missed: it is not needed, or the test is blind to it")
 		})
 	}
+}
+
+// voidBlock makes a commit fail after the file of one group was synced: its
+// block is void and the file is removed. Then the number is given again, to a
+// block that is acknowledged, and the power goes. The void one must not return.
+func (s *storm) voidBlock() error {
+	s.cfg.FS = s.disk.FS()
+	l, err := audit.Open(context.Background(), s.cfg)
+	if err != nil {
+		return err
+	}
+	failed := make(chan struct{})
+	var once sync.Once
+	s.disk.Hook(func(op powerloss.Op) (err error) {
+		if op.Kind == powerloss.Sync && strings.HasSuffix(op.Path, "-reject.seg") {
+			once.Do(func() { err = syscall.EIO; close(failed) })
+		}
+		return err
+	})
+	ev := deny(tenant.Platform)
+	ev.Class = ledger.Allow
+	if err := l.Append(context.Background(), ev); err != nil {
+		return err
+	}
+	l.Reject(ledger.Event{Reason: "expired"})
+	<-failed
+	for ack := false; !ack; { // the first may still meet the failure
+		ev := deny(tenant.Platform)
+		ev.ID = tenant.RandomID()
+		if ack = l.Append(context.Background(), ev) == nil; ack {
+			s.acked[ev.ID] = true
+		}
+	}
+	s.disk.PowerCut(s.rng)
+	s.disk.Hook(nil)
+	_ = l.Close(context.Background())
+	s.crashes++
+	return s.inspect()
 }
 
 // siteOf names the line that asks for a sync: the call inside the two helpers

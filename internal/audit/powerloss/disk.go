@@ -101,7 +101,7 @@ func (d *Disk) FS() audit.FS {
 }
 
 // Hook makes f decide about every operation that changes the disk: its error
-// is the operation's. A sync that fails so loses the pages for good, although
+// is the operation's, and [ErrStopped] stops the process before it. A sync that fails so loses the pages for good, although
 // the process still sees them and a later sync succeeds, as on Linux.
 func (d *Disk) Hook(f func(Op) error) { d.mu.Lock(); d.hook = f; d.mu.Unlock() }
 
@@ -111,6 +111,13 @@ func (d *Disk) Ignore(f func(Op) bool) { d.mu.Lock(); d.ignore = f; d.mu.Unlock(
 
 // StopAfter stops the process after n more operations that change the disk.
 func (d *Disk) StopAfter(n int) { d.mu.Lock(); d.stopAt = d.ops + n; d.mu.Unlock() }
+
+// Stopped reports whether the running process was stopped.
+func (d *Disk) Stopped() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stopAt > 0 && d.ops >= d.stopAt
+}
 
 // Ops returns how many operations changed the disk so far.
 func (d *Disk) Ops() int { d.mu.Lock(); defer d.mu.Unlock(); return d.ops }
@@ -287,10 +294,14 @@ func (d *Disk) begin(process int, kind, name string) error {
 		return ErrStopped
 	}
 	d.ops++
-	if d.hook != nil {
-		return d.hook(Op{kind, name, callers()})
+	if d.hook == nil {
+		return nil
 	}
-	return nil
+	err := d.hook(Op{kind, name, callers()})
+	if err == ErrStopped {
+		d.stopAt = d.ops
+	}
+	return err
 }
 
 func (d *Disk) ignored(kind, name string) bool {
