@@ -4,7 +4,7 @@
 GO ?= go
 
 build:
-	$(GO) build -trimpath -o bin/bulwark ./cmd/bulwark
+	$(GO) build -o bin/bulwark ./cmd/bulwark
 
 dev: build
 	exec bin/bulwark dev $(ARGS)

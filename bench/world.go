@@ -60,7 +60,7 @@ func (w *world) close() {
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
 func (w *world) build(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", w.path("bulwark"), "./cmd/bulwark")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", w.path("bulwark"), "./cmd/bulwark")
 	cmd.Dir, cmd.Stderr = "..", os.Stderr
 	return cmd.Run()
 }

@@ -52,6 +52,7 @@ type node struct {
 	store     *sqlite.Store
 	keyring   *kms.Keyring
 	audit     *audit.Log
+	logKey    note.Verifier
 	directory *directory.Directory
 	authz     *authz.Engine
 	keys      *sts.Keys
@@ -178,10 +179,11 @@ func (n *node) ensureKEK(ctx context.Context, t tenant.ID) error {
 
 func (n *node) openAudit(ctx context.Context) error {
 	dir := auditPath(n.plan.data)
-	signer, verifier, err := n.logKey(ctx, dir)
+	signer, verifier, err := n.openLogKey(ctx, dir)
 	if err != nil {
 		return err
 	}
+	n.logKey = verifier
 	n.audit, err = audit.Open(ctx, audit.Config{
 		Dir: dir, Now: n.plan.now, Signer: signer, Verifier: verifier,
 		Instance: n.instance.ID, Budgets: n.plan.audit, Logger: n.plan.log,
@@ -191,11 +193,11 @@ func (n *node) openAudit(ctx context.Context) error {
 
 const logKeyFile = "log.key" // sealed under the platform's key
 
-// logKey opens the key that signs this node's log, or makes one. It is sealed
+// openLogKey opens the key that signs this node's log, or makes one. It is sealed
 // as the signer's and the verifier's line of C2SP signed-note. The verifier's
 // stands beside the segments in clear too, so that `bulwark audit verify`
 // needs no key of ours.
-func (n *node) logKey(ctx context.Context, dir string) (note.Signer, note.Verifier, error) {
+func (n *node) openLogKey(ctx context.Context, dir string) (note.Signer, note.Verifier, error) {
 	scope := kms.Scope{Tenant: tenant.Platform, Key: "audit-log", Purpose: "log-signing-key", Context: map[string]string{"instance": n.instance.ID}}
 	var both []byte
 	blob, err := os.ReadFile(filepath.Join(dir, logKeyFile))

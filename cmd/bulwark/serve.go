@@ -120,7 +120,7 @@ func (s *server) apiHandler(roles []string) (http.Handler, error) {
 	if slices.Contains(roles, "console") {
 		mux.Handle(admin.Base+"/", admin.New(admin.Config{
 			Guard: n.guard, Directory: n.directory, Authz: n.authz, Keys: n.keyring,
-			Audit: n.audit, AuditDir: auditPath(n.plan.data), Logger: n.plan.log, Now: n.plan.now,
+			Audit: n.audit, AuditDir: auditPath(n.plan.data), LogKey: n.logKey, Logger: n.plan.log, Now: n.plan.now,
 		}))
 	}
 	return mux, nil

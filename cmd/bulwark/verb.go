@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"io"
+	"time"
 
 	"bulwark.example/internal/api/admin"
 )
@@ -33,6 +34,8 @@ func (v verb[T]) run(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute) // a command that hangs helps nobody
+	defer cancel()
 	out, err := v.do(ctx, client, args)
 	if err != nil {
 		return err

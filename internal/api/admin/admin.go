@@ -19,6 +19,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
@@ -102,6 +104,9 @@ func table() []route {
 		{reads, "POST", "/explain", "decision.explain", "can_explain", own, explain},
 
 		{reads, "GET", "/audit/events", "audit.query", "can_read_audit", own, queryAudit},
+		{reads, "GET", "/audit/export", "audit.export", "can_read_audit", own, exportAudit},
+		{reads, "GET", "/audit/proofs/{event}", "audit.prove", "can_read_audit", own, proveEvent},
+		{reads, "GET", "/audit/checkpoint", "audit.checkpoint", "can_read_audit", own, getCheckpoint},
 		{changes, "POST", "/revocations", "credential.revoke", "can_suspend", own, revoke},
 	}
 }
@@ -118,7 +123,8 @@ type Config struct {
 	Authz     *authz.Engine
 	Keys      Keys
 	Audit     *audit.Log
-	AuditDir  string // of the log: where queries read
+	AuditDir  string        // of the log: where queries read
+	LogKey    note.Verifier // of the log: proofs are made against its signed head
 	Logger    *slog.Logger
 	Now       func() time.Time
 }

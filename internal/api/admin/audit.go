@@ -1,34 +1,150 @@
 package admin
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
 	"time"
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/tenant"
+	"bulwark.example/internal/web"
 )
 
-// queryAudit lists the events of the own tenant's chain, the newest first.
-func queryAudit(s *server, c *call) (answer, error) {
-	q, p, err := c.query("class", "action", "subject", "resource", "decision", "reason", "request", "since", "until")
-	if err != nil {
-		return answer{}, err
-	}
-	f := audit.Filter{
+// eventFilters are the parameters by which events are chosen.
+var eventFilters = []string{"class", "action", "subject", "resource", "decision", "reason", "request", "since", "until"}
+
+// eventFilter reads them; the tenant is the caller's own.
+func eventFilter(c *call, q url.Values) (f audit.Filter, err error) {
+	f = audit.Filter{
 		Tenant: c.tenant.String(), Action: q.Get("action"), Subject: q.Get("subject"), Resource: q.Get("resource"),
 		Decision: q.Get("decision"), Reason: q.Get("reason"), RequestID: q.Get("request"),
 	}
 	if q.Has("class") {
 		known := false
 		if f.Class, known = ledger.ParseClass(q.Get("class")); !known {
-			return answer{}, fault.New(fault.Invalid, "class must be mutation, key-use, admin-read, deny, check, allow, reject or system")
+			return f, fault.New(fault.Invalid, "class must be mutation, key-use, admin-read, deny, check, allow, reject or system")
 		}
 	}
 	if f.After, err = moment(q.Get("since")); err != nil {
+		return f, err
+	}
+	f.Before, err = moment(q.Get("until"))
+	return f, err
+}
+
+// An export ends within this time, so that no answer outlives a proxy's
+// patience; the client goes on from the block that the trailer names.
+const exportTime = 20 * time.Second
+
+// The trailers of an export.
+const (
+	nextTrailer = "Bulwark-Next-Block" // where to go on
+	moreTrailer = "Bulwark-More"       // "true" while the log goes on behind it
+)
+
+// exportAudit streams the own tenant's events as NDJSON, in the order of the
+// log, from a block on. With follow it waits for more until its time is up.
+func exportAudit(s *server, c *call) (answer, error) {
+	q, err := web.Query(c.r, append([]string{"from", "follow"}, eventFilters...)...)
+	if err != nil {
 		return answer{}, err
 	}
-	if f.Before, err = moment(q.Get("until")); err != nil {
+	f, err := eventFilter(c, q)
+	if err != nil {
+		return answer{}, err
+	}
+	opts := audit.ExportOptions{Filter: f, Follow: q.Get("follow") == "true"}
+	if q.Has("from") {
+		if opts.From, err = strconv.ParseUint(q.Get("from"), 10, 63); err != nil {
+			return answer{}, fault.New(fault.Invalid, "from is the number of a block")
+		}
+	}
+	return answer{stream: func(ctx context.Context, w http.ResponseWriter) error {
+		ctx, cancel := context.WithTimeout(ctx, exportTime)
+		defer cancel()
+		h := w.Header()
+		h.Set("Content-Type", "application/x-ndjson")
+		h.Set("Trailer", nextTrailer+", "+moreTrailer)
+		w.WriteHeader(http.StatusOK)
+		out := flusher{w, http.NewResponseController(w)}
+		next, err := audit.Export(ctx, s.AuditDir, opts, out)
+		if err != nil {
+			// Half a page is out: only cutting the connection tells the client.
+			s.Logger.ErrorContext(ctx, "an export broke off", "error", err)
+			panic(http.ErrAbortHandler)
+		}
+		h.Set(nextTrailer, strconv.FormatUint(next, 10))
+		h.Set(moreTrailer, strconv.FormatBool(opts.Follow || ctx.Err() != nil))
+		return nil
+	}}, nil
+}
+
+// flusher sends each line as it comes, so that a follower sees it.
+type flusher struct {
+	w  io.Writer
+	rc *http.ResponseController
+}
+
+func (f flusher) Write(b []byte) (int, error) {
+	n, err := f.w.Write(b)
+	if err == nil {
+		err = f.rc.Flush()
+	}
+	return n, err
+}
+
+// proveEvent proves that an event of the own tenant is in the signed log. What
+// belongs to another tenant answers like what does not exist.
+func proveEvent(s *server, c *call) (answer, error) {
+	id := c.r.PathValue("event")
+	c.about("event:" + id)
+	if !tenant.ValidID(id) {
+		return answer{}, errNoEvent
+	}
+	p, err := audit.Prove(c.r.Context(), s.AuditDir, id, nil, s.LogKey)
+	if err != nil {
+		return answer{}, err
+	}
+	ev, _, err := p.Verify(s.LogKey)
+	if err != nil {
+		return answer{}, err
+	}
+	if ev.Event.Tenant != c.tenant {
+		return answer{}, errNoEvent
+	}
+	return ok(p), nil
+}
+
+var errNoEvent = fault.New(fault.NotFound, "no such event under the signed head; a new event is there within a second")
+
+// Checkpoint is the log's newest signed head (C2SP signed note), to be kept
+// elsewhere, with the key that verifies it.
+type Checkpoint struct {
+	Checkpoint string `json:"checkpoint"`
+}
+
+func getCheckpoint(s *server, _ *call) (answer, error) {
+	head := s.Audit.Head()
+	if head == nil {
+		return answer{}, fault.New(fault.Unavailable, "the log has no signed head yet; try again in a second")
+	}
+	return ok(Checkpoint{string(head)}), nil
+}
+
+// queryAudit lists the events of the own tenant's chain, the newest first.
+func queryAudit(s *server, c *call) (answer, error) {
+	q, p, err := c.query(eventFilters...)
+	if err != nil {
+		return answer{}, err
+	}
+	f, err := eventFilter(c, q)
+	if err != nil {
 		return answer{}, err
 	}
 	skip, err := parsePlace(p.Cursor)

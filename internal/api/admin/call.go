@@ -23,10 +23,11 @@ import (
 type answer struct {
 	status int
 	body   any
+	stream func(context.Context, http.ResponseWriter) error // instead of a body
 }
 
-func ok(body any) answer      { return answer{http.StatusOK, body} }
-func created(body any) answer { return answer{http.StatusCreated, body} }
+func ok(body any) answer      { return answer{status: http.StatusOK, body: body} }
+func created(body any) answer { return answer{status: http.StatusCreated, body: body} }
 
 var done = answer{status: http.StatusNoContent}
 
@@ -82,6 +83,9 @@ func (s *server) guarded(rt route) web.Handler {
 		}
 		if err != nil {
 			return err
+		}
+		if out.stream != nil {
+			return out.stream(r.Context(), w)
 		}
 		return send(w, out)
 	}
