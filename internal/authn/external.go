@@ -16,6 +16,12 @@ import (
 	"bulwark.example/internal/tenant"
 )
 
+// MaxExternalLife bounds the life of a connection's tokens. The directory must
+// keep revocations for as long, or a revoked token would come back to life.
+// Entra's longest access tokens, for clients that evaluate continuously, live
+// 28 hours; most live one.
+const MaxExternalLife = 30 * time.Hour
+
 // verifyExternal reads a token of a connection's issuer. Such tokens count at
 // the gateway alone: elsewhere only our own tokens do, which they can be
 // exchanged for.
@@ -57,6 +63,9 @@ func (a *Authenticator) verifyExternal(ctx context.Context, token string, u jose
 	from, to, refusal := a.times(c, &p.Credential, now)
 	if refusal != nil {
 		return nil, refusal
+	}
+	if p.Credential.Expires.Sub(p.Credential.IssuedAt) > MaxExternalLife {
+		return nil, refuse(LongLived, nil)
 	}
 	// A bound token asks for a proof; an actor that we cannot name would vanish.
 	if c.Has("cnf") {

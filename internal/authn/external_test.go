@@ -107,6 +107,7 @@ func (w *world) kinds() []kindCase {
 				{"no exp", at, generic.with(claims{"exp": nil}), NoExpiry},
 				{"no iat", at, generic.with(claims{"iat": nil}), NoIssueTime},
 				{"expired", at, generic.with(claims{"exp": w.in(-time.Hour)}), Expired},
+				{"lives 31 hours", at, generic.with(claims{"exp": w.in(31 * time.Hour)}), LongLived},
 				{"two audiences", at, generic.with(claims{"aud": []string{"api://acme", "api://other"}}), Audience},
 				{"another audience", at, generic.with(claims{"aud": "api://other"}), Issuer},
 				{"no audience", at, generic.with(claims{"aud": nil}), Issuer},

@@ -25,6 +25,7 @@ const (
 	NoIssueTime         Reason = "no_issue_time"
 	Expired             Reason = "expired"
 	NotYetValid         Reason = "not_yet_valid"
+	LongLived           Reason = "long_lived"  // would outlive what is kept about revocations
 	Issuer              Reason = "issuer"      // neither ours nor, with its audience, a connection's
 	Audience            Reason = "audience"    // for somebody else, or for several
 	TokenType           Reason = "token_type"  // not an access token of the kind that is expected here
@@ -45,7 +46,7 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		Missing, Scheme, MultipleCredentials, Malformed, TooLarge, Algorithm, UnknownKey, Signature,
-		NoExpiry, NoIssueTime, Expired, NotYetValid, Issuer, Audience, TokenType, BoundToken, Revoked,
+		NoExpiry, NoIssueTime, Expired, NotYetValid, LongLived, Issuer, Audience, TokenType, BoundToken, Revoked,
 		TenantInactive, UnknownSubject, SubjectSuspended, ConnectionDisabled,
 		KeysUnavailable, StaleDirectory, DirectoryUnavailable,
 	}

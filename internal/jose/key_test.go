@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -291,6 +292,20 @@ func TestNewSet(t *testing.T) {
 	}
 	if _, err := NewSet(PublicKey{Alg: ES256, Key: a.Key}); err == nil {
 		t.Error("no kid")
+	}
+	huge := new(big.Int).Lsh(big.NewInt(1), MaxRSA)
+	odd := func(bits uint) *big.Int { return new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), bits-1), 0, 1) }
+	for name, k := range map[string]*rsa.PublicKey{
+		"8,193 bits": {N: huge.SetBit(huge, 0, 1), E: 65537}, "2,047 bits": {N: odd(2047), E: 65537},
+		"exponent 1": {N: odd(2048), E: 1}, "exponent 0": {N: odd(2048)}, "exponent 4": {N: odd(2048), E: 4},
+		"exponent of 33 bits": {N: odd(2048), E: 1<<32 + 1}, "even": {N: new(big.Int).Lsh(big.NewInt(1), 2047), E: 65537},
+	} {
+		if _, err := NewSet(PublicKey{KID: "x", Alg: RS256, Key: k}); fault.KindOf(err) != fault.Invalid || err == nil {
+			t.Errorf("RSA, %s: %v", name, err)
+		}
+	}
+	if _, err := NewSet(PublicKey{KID: "x", Alg: RS256, Key: &rsa.PublicKey{N: odd(2048), E: 3}}); err != nil {
+		t.Errorf("RSA, exponent 3: %v", err)
 	}
 	if _, err := NewSet(PublicKey{KID: "x", Alg: RS256, Key: a.Key}); err == nil {
 		t.Error("a key with another type's algorithm")

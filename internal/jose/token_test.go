@@ -171,6 +171,8 @@ func TestBadTokens(t *testing.T) {
 	}{
 		{"empty", "", ErrMalformed},
 		{"no dots", "abc", ErrMalformed},
+		{"one dot", "e30.e30", ErrMalformed},
+		{"a dot at the end", "e30.", ErrMalformed},
 		{"dots only", "..", ErrMalformed},
 		{"thousands of dots", strings.Repeat(".", 10_000), ErrMalformed},
 		{"1 MB", raw(header(""), `{"a":"`+strings.Repeat("x", 1<<20)+`"}`, honest), ErrTooLarge},
