@@ -41,6 +41,10 @@ type application struct {
 	syms   *symbols
 	active atomic.Pointer[bound]
 
+	// prepared is the model that PublishModel parsed last. The store delivers
+	// it back while its writer waits, and parsing may take a second.
+	prepared atomic.Pointer[schema.Model]
+
 	mu      sync.Mutex // guards records
 	records map[string]ModelRecord
 	applied map[string]uint64 // how often ApplyModel told us of a version
@@ -50,22 +54,31 @@ func newApplication(name string) *application {
 	return &application{name: name, syms: newSymbols(), records: map[string]ModelRecord{}, applied: map[string]uint64{}}
 }
 
-// take makes the record known and, if it is active, in force.
+// take makes the record known and, if it is active, in force. Only active
+// models are parsed: an application may have hundreds of old ones.
 func (a *application) take(rec ModelRecord) error {
-	m, err := schema.Parse(rec.Source)
-	if err != nil {
-		return fault.Wrap(fault.Integrity, "a stored model does not parse", err)
-	}
-	if m.ID() != rec.ID {
+	if schema.ID(rec.Source) != rec.ID {
 		return fault.New(fault.Integrity, "a stored model is not the one that its id names")
+	}
+	if !rec.Active {
+		return a.install(rec, nil)
+	}
+	m := a.prepared.Load()
+	if m == nil || m.ID() != rec.ID {
+		var err error
+		if m, err = schema.Parse(rec.Source); err != nil {
+			return fault.Wrap(fault.Integrity, "a stored model does not parse", err)
+		}
 	}
 	return a.install(rec, m)
 }
 
+// install needs the model of an active record only.
 func (a *application) install(rec ModelRecord, m *schema.Model) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if rec.Active {
+	switch b := a.active.Load(); {
+	case rec.Active:
 		b, err := bind(m, a.syms)
 		if err != nil {
 			return err
@@ -75,6 +88,8 @@ func (a *application) install(rec ModelRecord, m *schema.Model) error {
 			a.records[id] = other
 		}
 		a.active.Store(b)
+	case b != nil && b.model.ID() == rec.ID:
+		a.active.Store(nil) // its turn has ended, and no other's has begun
 	}
 	a.records[rec.ID] = rec
 	a.applied[rec.ID]++
@@ -84,12 +99,19 @@ func (a *application) install(rec ModelRecord, m *schema.Model) error {
 // ApplyModel takes a committed model record over: the wiring calls it with
 // every record that the store delivers, in order. An active record is in force
 // when ApplyModel returns. The error has kind [fault.Integrity] when the record
-// is not what it says; the old model then stays.
+// is not what it says. If it claims to be active, the application then has no
+// model and every question about its stores is refused: the old model may allow
+// what the new one was made to forbid.
 func (e *Engine) ApplyModel(rec ModelRecord) error {
 	if rec.Application == System {
 		return fault.New(fault.Integrity, "the system model is fixed")
 	}
-	return e.application(rec.Application).take(rec)
+	a := e.application(rec.Application)
+	err := a.take(rec)
+	if err != nil && rec.Active {
+		a.active.Store(nil)
+	}
+	return err
 }
 
 // PublishModel parses a model, stores it as the application's active one and
@@ -105,6 +127,7 @@ func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, applica
 		return "", relation.Revision{}, err
 	}
 	a := e.application(application)
+	a.prepared.Store(m)
 	a.mu.Lock()
 	before := a.applied[m.ID()]
 	a.mu.Unlock()

@@ -276,16 +276,28 @@ func TestModelRecordsAreChecked(t *testing.T) {
 	m, _ := w.ActiveModel("docs")
 	for name, rec := range map[string]ModelRecord{
 		"another text": {Application: "docs", ID: m.ID(), Source: docs + "\n", Active: true},
-		"no model":     {Application: "docs", ID: m.ID(), Source: "type", Active: true},
+		"no model":     {Application: "docs", ID: schema.ID("type"), Source: "type", Active: true},
+		"an old text":  {Application: "docs", ID: m.ID(), Source: docs + "\n"},
 		"system":       {Application: System, ID: m.ID(), Source: docs, Active: true},
 	} {
-		if err := w.ApplyModel(rec); fault.KindOf(err) != fault.Integrity {
+		live := newWorld(t, docs)
+		if err := live.ApplyModel(rec); fault.KindOf(err) != fault.Integrity {
 			t.Errorf("%s: %v", name, err)
+		}
+		if _, ok := live.ActiveModel("docs"); ok != (!rec.Active || rec.Application == System) {
+			t.Errorf("%s: a model in force: %v", name, ok)
+		}
+		if _, ok := live.ActiveModel(System); !ok {
+			t.Errorf("%s: the system model is gone", name)
 		}
 		w.db.models = []ModelRecord{rec}
 		if _, err := w.open(); fault.KindOf(err) != fault.Integrity {
 			t.Errorf("%s at the start: %v", name, err)
 		}
+	}
+	w.db.models = []ModelRecord{{Application: "docs", ID: schema.ID("retired"), Source: "retired"}} // no matter any more
+	if e, err := w.open(); err != nil || len(e.Models("docs")) != 1 {
+		t.Errorf("an old model that no longer parses: %v", err)
 	}
 	w.db.models = []ModelRecord{
 		{Application: "docs", ID: m.ID(), Source: docs, Active: true},
@@ -297,8 +309,11 @@ func TestModelRecordsAreChecked(t *testing.T) {
 	if _, _, err := w.PublishModel(context.Background(), ledger.Change{}, System, docs); fault.KindOf(err) != fault.Denied {
 		t.Errorf("a system model: %v", err)
 	}
-	if again, _ := w.ActiveModel("docs"); again != m {
-		t.Error("a refused record changed the model")
+	if err := w.ApplyModel(ModelRecord{Application: "docs", ID: m.ID(), Source: docs}); err != nil {
+		t.Error(err)
+	}
+	if d, err := w.ask(t, "folder:a#viewer@user:x"); fault.KindOf(err) != fault.NotFound || d.Allowed {
+		t.Errorf("a model whose turn ended answers %+v, %v", d, err)
 	}
 }
 

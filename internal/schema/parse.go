@@ -47,7 +47,7 @@ func Parse(dsl string) (*Model, error) {
 	if err := p.validate(); err != nil {
 		return nil, err
 	}
-	m := &Model{id: identify(dsl), source: dsl, types: p.types}
+	m := &Model{id: ID(dsl), source: dsl, types: p.types}
 	if err := p.compile(m); err != nil {
 		return nil, err
 	}

@@ -144,9 +144,10 @@ const domain = "bulwark model 1\x00" // versions the id
 
 var crockford = base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
 
-// identify hashes the text: 128 bits of SHA-256 as a ULID, whose 26 characters
-// begin with two zero bits.
-func identify(source string) string {
+// ID returns the identifier that a model of this text has, without parsing it:
+// the first 128 bits of SHA-256 over a domain and the text, in the shape of a
+// ULID, whose 26 characters begin with two zero bits.
+func ID(source string) string {
 	sum := sha256.Sum256([]byte(domain + source))
 	var shifted [17]byte
 	for i := range shifted {
