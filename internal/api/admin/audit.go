@@ -108,6 +108,9 @@ func proveEvent(s *server, c *call) (answer, error) {
 		return answer{}, errNoEvent
 	}
 	p, err := audit.Prove(c.r.Context(), s.AuditDir, id, nil, s.LogKey)
+	if fault.KindOf(err) == fault.NotFound && err != nil {
+		return answer{}, errNoEvent // word for word what a foreign event gives
+	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -124,7 +127,7 @@ func proveEvent(s *server, c *call) (answer, error) {
 var errNoEvent = fault.New(fault.NotFound, "no such event under the signed head; a new event is there within a second")
 
 // Checkpoint is the log's newest signed head (C2SP signed note), to be kept
-// elsewhere, with the key that verifies it.
+// elsewhere.
 type Checkpoint struct {
 	Checkpoint string `json:"checkpoint"`
 }

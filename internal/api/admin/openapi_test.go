@@ -86,7 +86,7 @@ func schemas(t *testing.T, described map[string]yaml.Node) {
 		admin.NewUser{}, admin.User{}, admin.Role{}, admin.NewService{}, admin.Service{}, admin.NewKey{}, admin.Key{}, admin.Grant{},
 		admin.NewInstallation{}, admin.Installation{}, admin.NewConnection{}, admin.Connection{}, admin.NewModel{}, admin.Model{},
 		admin.TupleChange{}, admin.TuplesChanged{}, admin.Question{}, admin.Explained{}, admin.NewRevocation{}, admin.Event{},
-		admin.EventRevision{}, relation.Tuple{},
+		admin.EventRevision{}, admin.Checkpoint{}, relation.Tuple{},
 	} {
 		typ := reflect.TypeOf(v)
 		node, ok := described[typ.Name()]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bulwark.example/internal/api/admin"
+	"bulwark.example/internal/audit"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/web"
@@ -37,7 +38,7 @@ func holder(rt admin.Row, home string) string {
 }
 
 // props are things of one tenant that routes can name.
-type props struct{ user, service, kid, role, connection, model, tenant string }
+type props struct{ user, service, kid, role, connection, model, tenant, event string }
 
 // stock makes one of each in a tenant.
 func (w *world) stock(t *directory.Tenant) props {
@@ -53,13 +54,14 @@ func (w *world) stock(t *directory.Tenant) props {
 		Name: "prop", Issuer: "https://" + t.Name + ".test", Audience: "x", Kind: "okta",
 	}))
 	m, _ := w.authz.ActiveModel("docs")
-	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String()}
+	event := w.events(audit.Filter{Tenant: t.Tenant.String(), Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) > 0 })[0]
+	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String(), event.ID}
 }
 
 // path fills the pattern's variables.
 func (p props) path(rt admin.Row) string {
 	return admin.Base + strings.NewReplacer("{user}", p.user, "{service}", p.service, "{kid}", p.kid, "{role}", p.role,
-		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant).Replace(rt.Pattern)
+		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event).Replace(rt.Pattern)
 }
 
 // bodies has a good body for every route that takes one.
@@ -274,6 +276,10 @@ func TestBadInput(t *testing.T) {
 		"class":                {"GET", "/audit/events?class=all", ``, "auditor", 400},
 		"time":                 {"GET", "/audit/events?since=yesterday", ``, "auditor", 400},
 		"repeated filter":      {"GET", "/audit/events?class=deny&class=allow", ``, "auditor", 400},
+		"export from text":     {"GET", "/audit/export?from=x", ``, "auditor", 400},
+		"export from below 0":  {"GET", "/audit/export?from=-1", ``, "auditor", 400},
+		"export of a class":    {"GET", "/audit/export?class=all", ``, "auditor", 400},
+		"export of a tenant":   {"GET", "/audit/export?tenant=globex", ``, "auditor", 400},
 		"body of a get":        {"GET", "/users", `{}`, "administrator", 400},
 		"explain nothing":      {"POST", "/explain", `{}`, "access_manager", 400},
 		"explain odd visible":  {"POST", "/explain", `{"subject":"user:@nobody","relation":"viewer","object":"folder:x","visible":"a b"}`, "access_manager", 400},

@@ -172,7 +172,7 @@ func newWorld(t testing.TB) *world {
 	})
 	g := guard.New(guard.Config{Audit: w.log, Authn: who, Authz: w.authz, Directory: w.direct, Now: now})
 	w.cfg = admin.Config{
-		Guard: g, Directory: w.direct, Authz: w.authz, Keys: seal, Audit: w.log, AuditDir: w.auditDir(),
+		Guard: g, Directory: w.direct, Authz: w.authz, Keys: seal, Audit: w.log, AuditDir: w.auditDir(), LogKey: verifier,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: now,
 	}
 	w.serve(admin.New(w.cfg))
@@ -261,7 +261,7 @@ func (w *world) events(f audit.Filter, enough func([]ledger.Event) bool) []ledge
 			return found
 		}
 		if time.Now().After(end) {
-			w.t.Fatalf("the log never held what was waited for; it holds %+v", found)
+			w.t.Fatalf("the log never held what was waited for; %d events fit %+v", len(found), f)
 		}
 	}
 }

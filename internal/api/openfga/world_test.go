@@ -248,7 +248,7 @@ func (w *world) events(f audit.Filter, enough func([]ledger.Event) bool) []ledge
 			return found
 		}
 		if time.Now().After(end) {
-			w.t.Fatalf("the log never held what was waited for; it holds %+v", found)
+			w.t.Fatalf("the log never held what was waited for; %d events fit %+v", len(found), f)
 		}
 	}
 }
