@@ -2,7 +2,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -258,16 +257,26 @@ func (r reply) read(t testing.TB, v any) {
 // prints them to the tenant's auditor.
 func (d *dev) events(as string, filter ...string) []map[string]any {
 	d.t.Helper()
-	out := d.cli(append([]string{"audit", "query", "--as", as, "--json"}, filter...)...)
+	out := d.cli(append([]string{"audit", "query", "--as", as, "--json", "--limit", "1000"}, filter...)...)
 	var list []map[string]any
-	s := bufio.NewScanner(strings.NewReader(out))
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		var e map[string]any
-		if err := json.Unmarshal(s.Bytes(), &e); err != nil {
-			d.t.Fatalf("%v in %q", err, s.Text())
-		}
-		list = append(list, e)
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		d.t.Fatalf("%v in %q", err, out)
 	}
 	return list
+}
+
+// awaitEvent waits until an event that matches is in the log and returns it.
+func (d *dev) awaitEvent(as string, want func(map[string]any) bool, filter ...string) map[string]any {
+	d.t.Helper()
+	var found map[string]any
+	d.await("an audit event", func() bool {
+		for _, e := range d.events(as, filter...) {
+			if want(e) {
+				found = e
+				return true
+			}
+		}
+		return false
+	})
+	return found
 }
