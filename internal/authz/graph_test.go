@@ -68,6 +68,32 @@ func TestEdges(t *testing.T) {
 	})
 }
 
+// The set of visited pairs is empty again after reset, question after question,
+// also when its stamps begin anew.
+func TestVisitedSet(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := set{stamp: rapid.SampledFrom([]uint32{0, 7, 1<<32 - 3}).Draw(rt, "stamp")}
+		for range rapid.IntRange(1, 8).Draw(rt, "questions") {
+			s.reset()
+			want := map[[2]uint32]bool{}
+			for range rapid.IntRange(0, 300).Draw(rt, "n") {
+				at := [2]uint32{uint32(rapid.IntRange(0, 60).Draw(rt, "object")), uint32(rapid.IntRange(0, 4).Draw(rt, "program"))}
+				if s.has(at[0], at[1]) != want[at] {
+					rt.Fatalf("has(%v) = %v", at, !want[at])
+				}
+				if !want[at] {
+					want[at] = true
+					s.add(at[0], at[1])
+				}
+			}
+			if s.n != len(want) || 2*s.n > len(s.slots) {
+				rt.Fatalf("%d pairs in %d slots, want %d pairs", s.n, len(s.slots), len(want))
+			}
+		}
+	})
+}
+
 // Names are found again, through growth of every part, by readers of older
 // views as well, while the writer adds.
 func TestInterner(t *testing.T) {
