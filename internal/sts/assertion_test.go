@@ -259,6 +259,26 @@ func TestAssertionKeyRotation(t *testing.T) {
 	}
 }
 
+// A key of one purpose verifies nothing of the other.
+func TestPurposesAreApart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	k := w.node(w.seal)
+	_, err := w.issuer(k)
+	must(t, err)
+	signer(t, w, sts.AssertionConfig{})
+	for _, kid := range kids(t, k.JWKS) {
+		if _, ok := k.AssertionKey(kid); ok {
+			t.Error("an access token's key verifies assertions")
+		}
+	}
+	for _, kid := range kids(t, k.AssertionJWKS) {
+		if _, ok := k.PublicKey(kid); ok {
+			t.Error("an assertion's key verifies access tokens")
+		}
+	}
+}
+
 // A gateway that dies and starts again all the time does not push others out of
 // the published set, nor make it too large to read.
 func TestAssertionKeysAreBounded(t *testing.T) {

@@ -152,6 +152,28 @@ func TestAnswerIsOurs(t *testing.T) {
 	}
 }
 
+// The comparison stands between the engine and the caller.
+func TestEngineCannotAnswerForItself(t *testing.T) {
+	t.Parallel()
+	e := bareEngine(t)
+	for _, c := range []*call{{}, {token: sts.Token{Value: "v", Life: time.Minute}}} {
+		e.handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			_, _ = w.Write([]byte(`{"access_token":"forged","token_type":"Bearer","expires_in":60}`))
+		})
+		if body, err := e.run(t.Context(), c); body != nil || fault.KindOf(err) != fault.Internal {
+			t.Errorf("%s, %v", body, err)
+		}
+	}
+	// No answer at all is no success, and a reason it may not have is ours.
+	for _, text := range []string{"", `{"error":"access_denied"}`, `{"error":"invalid_client"}`} {
+		e.handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) })
+		if body, err := e.run(t.Context(), &call{}); body != nil || fault.KindOf(err) != fault.Internal {
+			t.Errorf("%s, %v", body, err)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []string{"", "http://id.example", "https://", "https://id.example/", "https://id.example/x", "https://u@id.example", "https://id.example?x=1", "id.example"} {

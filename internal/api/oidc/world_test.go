@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -368,5 +367,3 @@ func (w *world) check(t *testing.T, a answer, before uint64, status int, code st
 		t.Errorf("event %+v", ev)
 	}
 }
-
-func has(list []string, s string) bool { return slices.Contains(list, s) }
