@@ -240,6 +240,25 @@ func TestOperatorsKeys(t *testing.T) {
 	}
 }
 
+// TestMovedConnection: under a new issuer the keys of the old one are nothing.
+func TestMovedConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	key := idpKey{"k", rsaKeys[0]()}
+	w.publish(key.public())
+	w.link("s")
+	old := key.sign(at, w.rfc9068("s"))
+	w.mustPass("before", old)
+	const moved = "https://moved.test"
+	w.connect(func(c *directory.Connection) { c.Issuer = moved })
+	w.mustRefuse("the old issuer's token", old, Issuer)
+	token := key.sign(at, w.rfc9068("s").with(claims{"iss": moved}))
+	w.mustRefuse("signed with the old issuer's key", token, KeysUnavailable)
+	w.web.set(moved+"/.well-known/openid-configuration", map[string]any{"issuer": moved, "jwks_uri": jwks})
+	w.clock.forward(coolDown)
+	w.mustPass("once the new issuer publishes it", token)
+}
+
 // TestSourcesOfGoneConnections do not stay for ever.
 func TestSourcesOfGoneConnections(t *testing.T) {
 	t.Parallel()

@@ -228,6 +228,7 @@ func TestParseSet(t *testing.T) {
 		{"coordinate too short", `{"kty":"EC","crv":"P-256","kid":"a","x":"AQAB","y":"` + y + `"}`, -1},
 		{"coordinate missing", `{"kty":"EC","crv":"P-256","kid":"a","x":"` + x + `"}`, -1},
 		{"coordinate padded", `{"kty":"EC","crv":"P-256","kid":"a","x":"` + x + `=","y":"` + y + `"}`, -1},
+		{"coordinate in another spelling", `{"kty":"EC","crv":"P-256","kid":"a","x":"` + respell(x) + `","y":"` + y + `"}`, -1},
 		{"RSA", exampleRSA, 1},
 		{"RSA exponent 1", replace(`"e":"AQAB"`, `"e":"AQ"`), -1},
 		{"RSA exponent even", replace(`"e":"AQAB"`, `"e":"AQAC"`), -1},
@@ -273,6 +274,13 @@ func TestParseSet(t *testing.T) {
 	}
 }
 
+// respell sets one of the bits of the last character that stand for nothing.
+func respell(coordinate string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := len(coordinate) - 1
+	return coordinate[:last] + string(alphabet[strings.IndexByte(alphabet, coordinate[last])|1])
+}
+
 func many(ec func(kid, more string) string, n int) string {
 	var list []string
 	for i := range n {
@@ -292,6 +300,10 @@ func TestNewSet(t *testing.T) {
 	}
 	if _, err := NewSet(PublicKey{Alg: ES256, Key: a.Key}); err == nil {
 		t.Error("no kid")
+	}
+	point := a.Key.(*ecdsa.PublicKey)
+	if _, err := NewSet(PublicKey{KID: "x", Alg: ES256, Key: &ecdsa.PublicKey{Curve: point.Curve, X: point.X, Y: point.X}}); fault.KindOf(err) != fault.Invalid || err == nil {
+		t.Errorf("a point off the curve: %v", err)
 	}
 	huge := new(big.Int).Lsh(big.NewInt(1), MaxRSA)
 	odd := func(bits uint) *big.Int { return new(big.Int).SetBit(new(big.Int).Lsh(big.NewInt(1), bits-1), 0, 1) }
