@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"strings"
 
 	"bulwark.example/internal/authz"
 	"bulwark.example/internal/fault"
@@ -37,20 +38,29 @@ func (g graphStore) LoadTuples(ctx context.Context, id relation.StoreID) ([]rela
 			return err
 		}
 		all = make([]relation.Tuple, 0, count)
-		rows, err := t.QueryContext(ctx, `SELECT object, relation, subject FROM tuples
+		// One column is read much faster than three: what a row costs is its
+		// crossing of database/sql.
+		rows, err := t.QueryContext(ctx, `SELECT object || '#' || relation || '@' || subject FROM tuples
 			WHERE tenant_id = ? AND store_id = ? ORDER BY object, relation, subject`, owner, string(id))
 		if err != nil {
 			return err
 		}
 		share := interner{}
 		var last relation.Tuple
+		var key string
+		into := []any{&key}
 		return drain(rows, func(scan func(...any) error) error {
-			var r relation.Tuple
-			if err := scan(&r.Object, &r.Relation, &r.Subject); err != nil {
+			if err := scan(into...); err != nil {
 				return err
+			}
+			r, ok := cutTuple(key)
+			if !ok {
+				return fault.New(fault.Integrity, "the store holds a damaged tuple")
 			}
 			if r.Object == last.Object {
 				r.Object = last.Object // one string for all rows of an object
+			} else {
+				r.Object = strings.Clone(r.Object)
 			}
 			r.Relation, r.Subject = share.one(r.Relation), share.one(r.Subject)
 			last = r
@@ -64,14 +74,15 @@ func (g graphStore) LoadTuples(ctx context.Context, id relation.StoreID) ([]rela
 	return all, rev, nil
 }
 
-// interner gives equal strings one memory: a graph names few relations and the
-// same subjects again and again.
+// interner gives equal strings one memory of their own: a graph names few
+// relations and the same subjects again and again.
 type interner map[string]string
 
 func (i interner) one(s string) string {
 	if known, ok := i[s]; ok {
 		return known
 	}
+	s = strings.Clone(s)
 	i[s] = s
 	return s
 }

@@ -20,22 +20,14 @@ const applicationID = 0x42756c77
 // migrate brings the file to the newest format, on connections of its own. The
 // caller holds the lock.
 func (s *Store) migrate(ctx context.Context) (err error) {
+	if err := s.recognize(ctx); err != nil {
+		return err
+	}
 	db, err := connect(s.cfg.dsn(false), 2)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-
-	var id, tables int
-	const shape = `SELECT (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema
-		WHERE tbl_name <> 'goose_db_version' AND tbl_name NOT LIKE 'sqlite~_%' ESCAPE '~')`
-	if err := db.QueryRowContext(ctx, shape).Scan(&id, &tables); err != nil {
-		return translate(err, "the store")
-	}
-	// goose's own table stands alone when the first migration was cut short.
-	if id != applicationID && tables > 0 {
-		return fault.New(fault.Invalid, "the file is a database, and not a store of ours")
-	}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
@@ -59,5 +51,25 @@ func (s *Store) migrate(ctx context.Context) (err error) {
 		return translate(err, "the store")
 	}
 	s.cfg.Logger.InfoContext(ctx, "store migrated", "from", current, "to", target)
+	return nil
+}
+
+// recognize refuses a file that is not ours before anything in it changes.
+func (s *Store) recognize(ctx context.Context) (err error) {
+	db, err := connect(s.cfg.dsn(true), 1)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var id, tables int
+	// goose's own table stands alone when the first migration was cut short.
+	const shape = `SELECT (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_schema
+		WHERE tbl_name <> 'goose_db_version' AND tbl_name NOT LIKE 'sqlite~_%' ESCAPE '~')`
+	if err := db.QueryRowContext(ctx, shape).Scan(&id, &tables); err != nil {
+		return translate(err, "the store")
+	}
+	if id != applicationID && tables > 0 {
+		return fault.New(fault.Invalid, "the file is a database, and not a store of ours")
+	}
 	return nil
 }

@@ -48,13 +48,18 @@ func (s *tupleSet) net() (writes, deletes []relation.Tuple) {
 	return writes, deletes
 }
 
-// parseTuple reads what [relation.Tuple.String] wrote. It can be read one way
-// only: an object has no '#' and a relation no '@'.
+// parseTuple reads what [relation.Tuple.String] wrote.
 func parseTuple(s string) (relation.Tuple, bool) {
+	t, ok := cutTuple(s)
+	return t, ok && t.Validate() == nil
+}
+
+// cutTuple takes the string of a valid tuple apart. There is one way to do it:
+// an object has no '#' and a relation no '@'.
+func cutTuple(s string) (relation.Tuple, bool) {
 	object, rest, ok := strings.Cut(s, "#")
 	rel, subject, ok2 := strings.Cut(rest, "@")
-	t := relation.Tuple{Object: object, Relation: rel, Subject: subject}
-	return t, ok && ok2 && t.Validate() == nil
+	return relation.Tuple{Object: object, Relation: rel, Subject: subject}, ok && ok2
 }
 
 // shardOwner returns the tenant that owns the change's shard, if that is the

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
@@ -18,7 +17,6 @@ import (
 type request struct {
 	change *ledger.Change // nil for the store's own bookkeeping, which has no revision
 	fn     func(*tx) error
-	taken  atomic.Bool // set by whoever decides first: the writer, or the caller that gives up
 	done   chan struct{}
 
 	rev   relation.Revision
@@ -30,7 +28,7 @@ type request struct {
 // commits change.Event with it, or does nothing at all. It is the only way to
 // change what tenants see.
 //
-// A ctx that ends before the writer starts fn stops the change: kind
+// A ctx that ends before the writer takes the change stops it: kind
 // Unavailable. After that the answer is what happened, whatever ctx says. fn
 // runs on the writer, so it must not block and must not call the store. If fn
 // panics its caller gets kind Internal, the others nothing.
@@ -61,14 +59,7 @@ func (s *Store) do(ctx context.Context, r *request) error {
 	case <-s.stop:
 		return fault.New(fault.Unavailable, "the store is closed")
 	}
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		if r.taken.CompareAndSwap(false, true) {
-			return translate(ctx.Err(), "")
-		}
-		<-r.done
-	}
+	<-r.done // the writer has begun with it
 	return r.err
 }
 
@@ -143,16 +134,11 @@ func (w *writer) group(first *request) {
 func (w *writer) execute(first *request) error {
 	ctx := context.Background() // never a caller's: its end would interrupt everybody's transaction
 	if err := w.begin(ctx); err != nil {
-		if first.taken.CompareAndSwap(false, true) {
-			w.members = append(w.members, first)
-		}
+		w.members = append(w.members, first)
 		return err
 	}
 	var alive, bytes int
 	for r := first; r != nil; r = w.next(bytes) {
-		if !r.taken.CompareAndSwap(false, true) {
-			continue // its caller gave up
-		}
 		w.members = append(w.members, r)
 		n, err := w.member(ctx, r)
 		if err != nil {

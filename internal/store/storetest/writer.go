@@ -102,6 +102,14 @@ func testDense(t *testing.T, open Open) {
 			}
 		}
 	}
+	// Callers that failed beside others that did not leave nothing either.
+	for _, who := range shards {
+		users, err := w.Directory().Users(w.ctx, who.Tenant, "", 1<<20)
+		w.ok(err)
+		if len(users) != len(got[who.System]) {
+			t.Errorf("%d users after %d changes", len(users), len(got[who.System]))
+		}
+	}
 	if n := len(w.events()); n != 4+len(got[w.acme.System])+len(got[w.globex.System]) {
 		t.Errorf("%d events for %d changes", n, len(got[w.acme.System])+len(got[w.globex.System]))
 	}
@@ -236,10 +244,11 @@ func testPanic(t *testing.T, open Open) {
 	for i := range 32 {
 		all.Go(func() {
 			_, err := w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+				err := tx.Insert(user(w.acme, fmt.Sprint("u", i)))
 				if i%4 == 0 {
 					panic(i)
 				}
-				return tx.Insert(user(w.acme, fmt.Sprint("u", i)))
+				return err
 			})
 			if (i%4 == 0) != (err != nil) {
 				t.Errorf("caller %d: %v", i, err)
@@ -290,9 +299,11 @@ func testContexts(t *testing.T, open Open) {
 			}
 		})
 		<-entered
-		waiting, cancel := context.WithCancel(w.ctx)
+		inner, cancel := context.WithCancel(w.ctx)
+		waiting := &watched{Context: inner, asked: make(chan struct{})}
 		result := make(chan error)
 		go func() { result <- mutate(waiting, func(directory.Tx) error { t.Error("it ran"); return nil }) }()
+		<-waiting.asked // it waits for the writer, or for its own end
 		cancel()
 		w.kind("waiting", <-result, fault.Unavailable)
 		close(release)
@@ -312,6 +323,18 @@ func testContexts(t *testing.T, open Open) {
 	}
 	_, err = w.Directory().LoadDirectory(gone)
 	w.kind("a read", err, fault.Unavailable)
+}
+
+// watched is a context that tells when somebody begins to wait for its end.
+type watched struct {
+	context.Context
+	once  sync.Once
+	asked chan struct{}
+}
+
+func (c *watched) Done() <-chan struct{} {
+	c.once.Do(func() { close(c.asked) })
+	return c.Context.Done()
 }
 
 // testSubscribers: every subscriber gets every batch once, in order, before the
@@ -420,6 +443,8 @@ func testSnapshots(t *testing.T, open Open) {
 	w := newWorld(t, open)
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
+	defer writer.Wait()
+	defer close(stop)
 	writer.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -439,6 +464,13 @@ func testSnapshots(t *testing.T, open Open) {
 			}
 		}
 	})
+	for range 400 {
+		tuples, rev, err := w.Tuples().LoadTuples(w.ctx, w.docs)
+		w.ok(err)
+		if uint64(len(tuples)) != 2*rev.Rev {
+			t.Fatalf("%d tuples at revision %d", len(tuples), rev.Rev)
+		}
+	}
 	for range 60 {
 		records, err := w.Directory().LoadDirectory(w.ctx)
 		w.ok(err)
@@ -454,14 +486,7 @@ func testSnapshots(t *testing.T, open Open) {
 		if services != grants {
 			t.Errorf("a load with %d services and %d grants", services, grants)
 		}
-		tuples, rev, err := w.Tuples().LoadTuples(w.ctx, w.docs)
-		w.ok(err)
-		if uint64(len(tuples)) != 2*rev.Rev {
-			t.Errorf("%d tuples at revision %d", len(tuples), rev.Rev)
-		}
 	}
-	close(stop)
-	writer.Wait()
 }
 
 func testChanges(t *testing.T, open Open) {
