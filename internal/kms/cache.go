@@ -24,6 +24,7 @@ const (
 	maxAge   = 5 * time.Minute  // a missed invalidation lasts no longer
 	maxLoad  = 30 * time.Second // a root or store that hangs frees the tenant's flight
 	maxPlain = 64               // plaintext versions of one tenant
+	maxTries = 100              // each lost one is a change that another process won
 )
 
 var (
@@ -39,6 +40,7 @@ var (
 // immutable.
 type tenantKeys struct {
 	tenant    tenant.ID
+	flight    uint64 // the number of the reading
 	read      time.Time
 	store     relation.StoreID
 	hasKEK    bool   // in whatever state
@@ -64,9 +66,10 @@ type versionRef struct {
 
 // flight is one reading of a tenant's rows, shared by all who wait for it.
 type flight struct {
-	done chan struct{}
-	keys *tenantKeys
-	err  error
+	number uint64
+	done   chan struct{}
+	keys   *tenantKeys
+	err    error
 }
 
 // load returns the tenant's keys from memory, or reads them once for all who
@@ -84,7 +87,7 @@ func (k *Keyring) load(ctx context.Context, t tenant.ID) (*tenantKeys, error) {
 	}
 	f, ok := k.flights[t]
 	if !ok {
-		f = &flight{done: make(chan struct{})}
+		f = &flight{number: k.flown.Add(1), done: make(chan struct{})}
 		k.flights[t] = f
 		// The others must not fail because the first one went away.
 		go k.fly(context.WithoutCancel(ctx), t, f)
@@ -102,7 +105,7 @@ func (k *Keyring) load(ctx context.Context, t tenant.ID) (*tenantKeys, error) {
 func (k *Keyring) fly(ctx context.Context, t tenant.ID, f *flight) {
 	ctx, cancel := context.WithTimeout(ctx, maxLoad)
 	defer cancel()
-	f.keys, f.err = k.read(ctx, t)
+	f.keys, f.err = k.read(ctx, t, f.number)
 
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -158,9 +161,9 @@ func (k *Keyring) remove(el *list.Element) {
 }
 
 // read loads a tenant's rows and opens its enabled KEKs.
-func (k *Keyring) read(ctx context.Context, t tenant.ID) (*tenantKeys, error) {
+func (k *Keyring) read(ctx context.Context, t tenant.ID, number uint64) (*tenantKeys, error) {
 	have := &tenantKeys{
-		tenant: t, read: k.now(), versions: map[string]*keyVersions{},
+		tenant: t, flight: number, read: k.now(), versions: map[string]*keyVersions{},
 		keks: map[uint32]secret.Bytes{}, plain: map[versionRef]secret.Bytes{},
 	}
 	rows, err := k.store.LoadTenantKeys(ctx, t)
@@ -201,6 +204,14 @@ func (k *Keyring) read(ctx context.Context, t tenant.ID) (*tenantKeys, error) {
 		}
 	}
 	return have, nil
+}
+
+// highest returns the highest version that the key has in whatever state.
+func (have *tenantKeys) highest(key string) uint32 {
+	if versions, ok := have.versions[key]; ok {
+		return versions.highest
+	}
+	return 0
 }
 
 // open returns a copy of a key version. The errors of this package's own:

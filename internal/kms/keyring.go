@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bulwark.example/internal/envelope"
@@ -45,6 +46,7 @@ type Keyring struct {
 	tenants map[tenant.ID]*list.Element // of *tenantKeys
 	recent  *list.List                  // front: used last
 	flights map[tenant.ID]*flight
+	flown   atomic.Uint64 // readings begun so far; each one's number
 
 	// writers lets one goroutine at a time add to the keys of a tenant. Other
 	// processes are held off by the store's primary keys.
@@ -177,7 +179,7 @@ func (k *Keyring) newest(ctx context.Context, s Scope) (secret.Bytes, uint32, er
 			}
 			continue
 		}
-		if versions.newest == 0 || have.newestKEK == 0 {
+		if versions.newest == 0 {
 			return secret.Bytes{}, 0, errDestroyed
 		}
 		key, err := have.open(k.env, s.Key, versions.newest)
@@ -215,11 +217,13 @@ func (k *Keyring) Decrypt(ctx context.Context, s Scope, blob []byte) (secret.Byt
 }
 
 // exact returns a copy of one version, which the caller destroys. A version
-// that is not known may be another process's rotation of a moment ago: the
-// rows are read again, but at most once a second for each tenant, or made-up
-// version numbers would make the store work.
+// above those that are known may be another process's rotation of a moment
+// ago, so rows that were read before this call began are read once more.
+// Made-up versions cannot crowd the store: a tenant has one reading at a time,
+// which all who wait share.
 func (k *Keyring) exact(ctx context.Context, s Scope, version uint32) (secret.Bytes, error) {
-	for again := false; ; {
+	began := k.flown.Load()
+	for {
 		have, err := k.load(ctx, s.Tenant)
 		if err != nil {
 			return secret.Bytes{}, err
@@ -228,8 +232,7 @@ func (k *Keyring) exact(ctx context.Context, s Scope, version uint32) (secret.By
 		switch {
 		case err == errLeft:
 			continue
-		case err == errAbsent && !again && k.now().Sub(have.read) >= time.Second:
-			again = true
+		case err == errAbsent && have.flight <= began && version > have.highest(s.Key):
 			k.leave(s.Tenant, have)
 			continue
 		case err == errAbsent || err == errDestroyed:
@@ -298,7 +301,7 @@ func (k *Keyring) change(ctx context.Context, t tenant.ID, fn func(*tenantKeys) 
 		return ctx.Err()
 	}
 	var err error
-	for range 8 {
+	for range maxTries {
 		k.Invalidate(t)
 		var have *tenantKeys
 		if have, err = k.load(ctx, t); err != nil {
@@ -365,6 +368,10 @@ func (s Scope) validate() error {
 	}
 	return nil
 }
+
+// Format writes a fixed text: a keyring in a log line shows neither keys nor
+// whose they are.
+func (k *Keyring) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[keyring]")) }
 
 // clone copies a key, so that what a caller holds is never overwritten under
 // its hands: a message sealed under a cleared key would be readable by anyone.
