@@ -53,6 +53,8 @@ func TestRefused(t *testing.T) {
 		{"exclusion", header + "type d\n  relations\n    define a: [user]\n    define b: [user] but not a\n", fault.Unsupported, "line 7: d#b uses exclusion"},
 		{"deep exclusion", header + "type d\n  relations\n    define a: [user]\n    define b: [user] or (a or (a but not a))\n", fault.Unsupported, "line 7: d#b uses exclusion"},
 		{"condition on a type", header + "type d\n  relations\n    define a: [user with c]\ncondition c(x: int) {\n  x < 1\n}\n", fault.Unsupported, "condition"},
+		{"undefined condition", header + "type d\n  relations\n    define a: [user with c]\n", fault.Unsupported, "line 6: d#a uses conditions (with c)"},
+		{"one of two with a condition", header + "type d\n  relations\n    define a: [user, user:* with c]\n", fault.Unsupported, "line 6: d#a uses conditions"},
 		{"unused condition", header + "type d\n  relations\n    define a: [user]\ncondition c(x: int) {\n  x < 1\n}\n", fault.Unsupported, "condition c"},
 		{"control character", header + "type d\x00\n", fault.Invalid, "line 4: "},
 		{"not UTF-8", header + "type d\xff\n", fault.Invalid, "UTF-8"},
