@@ -228,7 +228,9 @@ func (l *Log) appendAll(ctx context.Context, events []ledger.Event) error {
 // event; all join the platform's chain, whatever tenant ev names, because
 // nothing that an unverified caller says may choose a chain.
 func (l *Log) Reject(ev ledger.Event) {
-	l.complete(&ev)
+	if ev.Time.IsZero() {
+		ev.Time = l.cfg.Now()
+	}
 	l.rejects.add(&ev)
 }
 

@@ -58,7 +58,7 @@ func (r *rejects) add(ev *ledger.Event) {
 // summary keeps of a refusal what Bulwark itself observed.
 func summary(ev *ledger.Event) *ledger.Event {
 	return &ledger.Event{
-		ID: ev.ID, Time: ev.Time, Class: ledger.Reject, Tenant: tenant.Platform,
+		ID: tenant.RandomID(), Time: ev.Time, Class: ledger.Reject, Tenant: tenant.Platform,
 		Action: ev.Action, Decision: ev.Decision, Reason: ev.Reason, Route: ev.Route,
 		RequestID: ev.RequestID, Source: ev.Source, Status: ev.Status, Count: max(ev.Count, 1),
 	}

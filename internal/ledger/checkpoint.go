@@ -48,6 +48,11 @@ func ParseCheckpoint(signed []byte, v note.Verifier) (Checkpoint, error) {
 	if err != nil {
 		return c, fault.Wrap(fault.Integrity, "the signature of the checkpoint does not verify", err)
 	}
+	for _, sig := range n.Sigs { // one signature, one form
+		if _, err := base64.StdEncoding.Strict().DecodeString(sig.Base64); err != nil {
+			return c, corrupt("the signature of the checkpoint is not in canonical form")
+		}
+	}
 	lines := strings.SplitN(n.Text, "\n", 4)
 	if len(lines) < 4 || lines[0] != v.Name() {
 		return c, corrupt("the checkpoint is not one of this log")
