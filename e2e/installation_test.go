@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -195,7 +196,7 @@ func (l *login) sign(t testing.TB, kid, typ string, claims map[string]any) strin
 	key := l.keys[kid]
 	l.mu.Unlock()
 	all := map[string]any{
-		"iss": l.url, "aud": "api://docs", "client_id": "app", "jti": "j-" + time.Now().String(), "scope": "read",
+		"iss": l.url, "aud": "api://docs", "client_id": "app", "jti": "j-" + strconv.FormatInt(time.Now().UnixNano(), 36), "scope": "read",
 		"iat": time.Now().Unix(), "exp": time.Now().Add(5 * time.Minute).Unix(),
 	}
 	for k, v := range claims {

@@ -129,7 +129,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// Each refusal has its error code, gives no token, and is an event of class
+// Each refusal has its error code (RFC 8693 section 2.2.2: a subject token that
+// is not acceptable is invalid_request), gives no token, and is an event of class
 // deny in the chain of whom it concerns.
 func TestRefusedTokens(t *testing.T) {
 	t.Parallel()
@@ -141,9 +142,9 @@ func TestRefusedTokens(t *testing.T) {
 		name, code string
 		answer     tokenAnswer
 	}{
-		{"billing exchanges a token addressed to the gateway", "invalid_grant", billing.exchange(gatewayToken, accessType, "billing")},
-		{"notes exchanges a token addressed to the gateway", "invalid_grant", notes.exchange(gatewayToken, accessType, "billing")},
-		{"billing exchanges the assertion for notes", "invalid_grant", billing.exchange(assertion, jwtType, "gateway")},
+		{"billing exchanges a token addressed to the gateway", "invalid_request", billing.exchange(gatewayToken, accessType, "billing")},
+		{"notes exchanges a token addressed to the gateway", "invalid_request", notes.exchange(gatewayToken, accessType, "billing")},
+		{"billing exchanges the assertion for notes", "invalid_request", billing.exchange(assertion, jwtType, "gateway")},
 		{"a platform service asks for globex", "", notes.ask("grant_type", "client_credentials", "audience", "authz", "tenant", "globex")},
 		{"for no tenant", "", notes.ask("grant_type", "client_credentials", "audience", "authz")},
 		{"for a tenant that is none", "", notes.ask("grant_type", "client_credentials", "audience", "authz", "tenant", "nowhere")},
@@ -152,7 +153,7 @@ func TestRefusedTokens(t *testing.T) {
 		{"an assertion without being a PEP", "invalid_request", notes.exchange(assertion, jwtType, "billing", "requested_token_type", "urn:bulwark:params:token-type:assertion")},
 		{"a refresh token", "invalid_request", notes.exchange(assertion, jwtType, "billing", "requested_token_type", "urn:ietf:params:oauth:token-type:refresh_token")},
 		{"two audiences", "", notes.exchange(assertion, jwtType, "billing", "audience", "gateway")},
-		{"an ungranted audience", "invalid_target", billing.exchange(assertion, jwtType, "notes")},
+		{"an ungranted audience", "invalid_target", notes.exchange(assertion, jwtType, "kms")},
 		{"a wider scope", "", notes.exchange(assertion, jwtType, "billing", "scope", "everything")},
 	} {
 		if c.answer.status < 400 || c.answer.status >= 500 || c.answer.Token != "" || c.answer.Error == "" || (c.code != "" && c.answer.Error != c.code) {

@@ -124,7 +124,7 @@ func (n *node) openDirectory(ctx context.Context) (err error) {
 	n.directory, err = directory.New(ctx, directory.Config{
 		Store: n.store.Directory(), Env: n.plan.env, Dev: n.plan.dev, Applications: []string{n.plan.application},
 		CodeMAC:  func(ctx context.Context) (secret.Bytes, error) { return n.keyring.Derive(ctx, "enrolment-codes") },
-		MaxToken: sts.MaxTokenLife, Now: n.plan.now,
+		MaxToken: max(sts.MaxTokenLife, authn.MaxExternalLife), Now: n.plan.now,
 	})
 	if err != nil {
 		return err
@@ -166,7 +166,13 @@ func (n *node) openKeys(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return n.ensureKEK(ctx, tenant.Platform)
+	// A stop between a tenant and its key is healed here.
+	for _, t := range n.directory.Tenants() {
+		if err := n.ensureKEK(ctx, t.Tenant); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *node) ensureKEK(ctx context.Context, t tenant.ID) error {

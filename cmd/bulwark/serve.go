@@ -101,7 +101,6 @@ func (s *server) gatewayDoor(ctx context.Context, d doors) ([]door, error) {
 // public and served by every role.
 func (s *server) apiHandler(roles []string) (http.Handler, error) {
 	n := s.node
-	mux := http.NewServeMux()
 	protocol := oidc.Config{Issuer: n.plan.issuer, Keys: n.keys, Logger: n.plan.log}
 	if slices.Contains(roles, "sts") {
 		protocol.STS = n.issuer
@@ -110,20 +109,34 @@ func (s *server) apiHandler(roles []string) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	mux.Handle("/oauth2/", tokens)
-	mux.Handle("/.well-known/", tokens)
+	mounts := []mount{{"/oauth2/", tokens}, {"/.well-known/", tokens}}
 	if slices.Contains(roles, "pdp") {
-		decisions := openfga.New(openfga.Config{Guard: n.guard, Directory: n.directory, Authz: n.authz, Logger: n.plan.log, Now: n.plan.now})
-		mux.Handle("/stores", decisions)
-		mux.Handle("/stores/", decisions)
+		mounts = append(mounts, mount{"/stores", openfga.New(openfga.Config{
+			Guard: n.guard, Directory: n.directory, Authz: n.authz, Logger: n.plan.log, Now: n.plan.now,
+		})})
 	}
 	if slices.Contains(roles, "console") {
-		mux.Handle(admin.Base+"/", admin.New(admin.Config{
+		mounts = append(mounts, mount{admin.Base + "/", admin.New(admin.Config{
 			Guard: n.guard, Directory: n.directory, Authz: n.authz, Keys: n.keyring,
 			Audit: n.audit, AuditDir: auditPath(n.plan.data), LogKey: n.logKey, Logger: n.plan.log, Now: n.plan.now,
-		}))
+		})})
 	}
-	return mux, nil
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range mounts {
+			if strings.HasPrefix(r.URL.Path, m.prefix) {
+				m.handler.ServeHTTP(w, r)
+				return
+			}
+		}
+		tokens.ServeHTTP(w, r) // which knows no such path, and says so in our dialect
+	}), nil
+}
+
+// mount is a contract below a prefix. No path is cleaned or redirected here:
+// each contract sees what was sent.
+type mount struct {
+	prefix  string
+	handler http.Handler
 }
 
 // httpDoor serves HTTP/1.1 and HTTP/2 over TLS 1.3.

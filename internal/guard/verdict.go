@@ -39,8 +39,9 @@ func New(cfg Config) *Guard { return &Guard{cfg} }
 // Request is what a door knows about a request. Only Authorization, and the
 // object's id within Require, come from the client; the rest is the door's own.
 type Request struct {
-	Action        string // what is asked, for the audit log: "request", "tuple.write"
-	Route         string // the route's id
+	Action        string       // what is asked, for the audit log: "request", "tuple.write"
+	Class         ledger.Class // what an allowed request will be recorded as; it decides on the log's disk reserve. Zero: a request
+	Route         string       // the route's id
 	Method        string
 	Path          string // normalized: exactly what is forwarded
 	RequestID     string
@@ -102,7 +103,7 @@ func reasonOf(err error) string {
 
 func (g *Guard) opening(req *Request) ledger.Event {
 	e := ledger.Event{
-		ID: tenant.RandomID(), Time: g.cfg.Now(), Action: req.Action, Tenant: tenant.Platform,
+		ID: tenant.RandomID(), Time: g.cfg.Now(), Class: req.Class, Action: req.Action, Tenant: tenant.Platform,
 		Route: req.Route, RequestID: req.RequestID, Source: prefix(req.Source),
 	}
 	e.DecisionID = e.ID

@@ -53,9 +53,13 @@ func (s *server) guarded(rt route) web.Handler {
 	if rt.relation != "" {
 		need = &guard.Requirement{System: true, Relation: rt.relation}
 	}
+	class := ledger.AdminRead
+	if rt.effect == changes {
+		class = ledger.Mutation
+	}
 	return func(w http.ResponseWriter, r *http.Request) error {
 		v, rec := s.Guard.Check(r.Context(), &guard.Request{
-			Action: rt.action, Route: rt.action, Method: r.Method, RequestID: web.RequestID(r),
+			Action: rt.action, Class: class, Route: rt.action, Method: r.Method, RequestID: web.RequestID(r),
 			Authorization: web.Authorization(r), Source: web.Source(r), Audience: audience, Require: need,
 		})
 		if !v.Allowed {
