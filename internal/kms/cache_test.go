@@ -1,9 +1,12 @@
 package kms_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -54,9 +57,20 @@ func TestFirstUseIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	before := w.store.mutations.Load()
-	var wg sync.WaitGroup
+	var wg, begun sync.WaitGroup
+	begun.Add(24)
+	w.store.set(func(s *seam) {
+		s.onTx = func() error { // hold the first one until the others stand before it
+			begun.Wait()
+			for range 1000 {
+				runtime.Gosched()
+			}
+			return nil
+		}
+	})
 	for range 24 {
 		wg.Go(func() {
+			begun.Done()
 			if _, err := w.ring.Encrypt(t.Context(), w.scope("k"), secret.Bytes{}); err != nil {
 				t.Error(err)
 			}
@@ -176,6 +190,7 @@ func TestChangesOfOtherProcesses(t *testing.T) {
 	w := newWorld(t)
 	s, other := w.scope("k"), w.open()
 	blob := w.encrypt(w.ring, s, "one")
+	first := bytes.Clone(blob)
 	w.opens(other, s, blob, "one")
 	w.must(w.ring.Rotate(t.Context(), w.tenant, "k"))
 
@@ -208,6 +223,26 @@ func TestChangesOfOtherProcesses(t *testing.T) {
 	if n := w.store.loads.Load() - before; n > 20 {
 		t.Errorf("%d loads for 20 made-up versions", n)
 	}
+
+	w.store.set(func(s *seam) {
+		s.spoil = func(k *kms.TenantKeys) {
+			k.Versions = slices.DeleteFunc(k.Versions, func(v kms.Version) bool { return v.Version == 1 })
+		}
+	})
+	other.Invalidate(w.tenant)
+	w.refused("a version that is gone", other, s, first)
+	before = w.store.loads.Load()
+	w.refused("a version that is gone", other, s, first)
+	if n := w.store.loads.Load() - before; n != 0 {
+		t.Errorf("%d loads for a version that is gone", n)
+	}
+	w.store.set(func(s *seam) { s.spoil = nil })
+	other.Invalidate(w.tenant)
+
+	// A change looks at the rows as they are, not at what is in memory.
+	w.opens(other, s, first, "one")
+	w.encrypt(w.ring, w.scope("fresh"), "x")
+	w.must(other.Rotate(t.Context(), w.tenant, "fresh"))
 
 	// A lost invalidation heals within five minutes.
 	w.must(w.ring.Rotate(t.Context(), w.tenant, "k"))
