@@ -338,10 +338,10 @@ func TestSystemModel(t *testing.T) {
 	roles := map[string]string{
 		"operator":          "can_create_tenant can_invite can_suspend",
 		"administrator":     "can_invite can_manage_users can_manage_services can_manage_connections can_install can_suspend",
-		"access_manager":    "can_manage_users can_write_tuples can_read_tuples can_explain",
-		"policy_author":     "can_publish_model",
+		"access_manager":    "can_manage_users can_write_tuples can_read_tuples can_explain can_read_model can_check",
+		"policy_author":     "can_publish_model can_read_model",
 		"approver":          "",
-		"auditor":           "can_read_tuples can_read_audit can_explain",
+		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check",
 		"key_administrator": "",
 	}
 	m, err := schema.Parse(SystemModel)

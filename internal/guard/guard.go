@@ -40,6 +40,7 @@ func (g *Guard) Check(ctx context.Context, req *Request) (Verdict, *audit.Record
 	if err != nil {
 		return g.close(ctx, rec, refusal(err, "tenant_unbound").of(p))
 	}
+	rec.Event.Resource = object
 
 	// 4. Decide. Whether the principal may see the object is always asked too,
 	// so that the time taken does not tell a hidden object from an absent one.

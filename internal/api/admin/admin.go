@@ -96,8 +96,8 @@ func table() []route {
 		{changes, "POST", "/connections/{connection}/resume", "connection.resume", "can_manage_connections", own, resumeConnection},
 
 		{changes, "POST", "/models", "model.publish", "can_publish_model", platform, publishModel},
-		{reads, "GET", "/models", "model.list", "can_read_tuples", own, listModels},
-		{reads, "GET", "/models/{model}", "model.get", "can_read_tuples", own, getModel},
+		{reads, "GET", "/models", "model.list", "can_read_model", own, listModels},
+		{reads, "GET", "/models/{model}", "model.get", "can_read_model", own, getModel},
 
 		{changes, "POST", "/tuples", "tuple.write", "can_write_tuples", own, writeTuples},
 		{reads, "GET", "/tuples", "tuple.read", "can_read_tuples", own, readTuples},

@@ -21,7 +21,7 @@ var holders = map[string]string{
 	"": "nobody", "can_create_tenant": "operator", "can_invite": "administrator", "can_manage_users": "administrator",
 	"can_manage_services": "administrator", "can_manage_connections": "administrator", "can_install": "administrator",
 	"can_write_tuples": "access_manager", "can_read_tuples": "access_manager", "can_publish_model": "policy_author",
-	"can_read_audit": "auditor", "can_explain": "auditor", "can_suspend": "administrator",
+	"can_read_audit": "auditor", "can_read_model": "policy_author", "can_explain": "auditor", "can_suspend": "administrator",
 }
 
 // holder names the person who may use the route, at home in the tenant or, for

@@ -10,7 +10,7 @@
 // the tenant is the credential's.
 //
 // A service needs a token for the audience "authz" to check. People need
-// can_explain in their tenant; to write or read tuples, can_write_tuples or
+// can_check in their tenant; to write or read tuples, can_write_tuples or
 // can_read_tuples are needed by both.
 package openfga
 
@@ -47,7 +47,7 @@ type route struct {
 
 func table() []route {
 	return []route{
-		{"POST /stores/{store_id}/check", "decision.check", "can_explain", true, ledger.Check, check},
+		{"POST /stores/{store_id}/check", "decision.check", "can_check", true, ledger.Check, check},
 		{"POST /stores/{store_id}/write", "tuple.write", "can_write_tuples", false, ledger.Mutation, write},
 		{"POST /stores/{store_id}/read", "tuple.read", "can_read_tuples", false, ledger.AdminRead, read},
 	}

@@ -77,7 +77,7 @@ func TestCheckWriteRead(t *testing.T) {
 	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Check || ev.Decision != "allow" {
 		t.Errorf("recorded as %+v", ev)
 	}
-	want("auditor@acme", "true") // a person with can_explain
+	want("auditor@acme", "true") // a person with can_check
 
 	var tuples []string
 	token := ""
