@@ -437,55 +437,83 @@ func seqs(entries []audit.OutboxEntry) (n []int64) {
 	return n
 }
 
+// meddling is a context that changes the store whenever somebody looks whether
+// it has ended, which a load does between its steps.
+type meddling struct {
+	context.Context
+	meddle func()
+}
+
+func (c *meddling) Done() <-chan struct{} {
+	c.meddle()
+	return c.Context.Done()
+}
+
 // testSnapshots: a load is one point in time. Each change keeps an invariant
 // that any other mixture would break.
 func testSnapshots(t *testing.T, open Open) {
 	w := newWorld(t, open)
+	var n atomic.Int64
+	services := func() {
+		s := service(w.acme, fmt.Sprint("s", n.Add(1)))
+		if err := w.insert(w.acme, s, &directory.AudienceGrant{Tenant: w.acme.Tenant, Service: s.ID, Audience: "urn:x"}); err != nil {
+			t.Error(err)
+		}
+	}
+	pair := func() {
+		i := n.Add(1)
+		_, err := w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")},
+			[]relation.Tuple{tuple(fmt.Sprint("a", i)), tuple(fmt.Sprint("b", i))}, nil)
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	directoryAt := func(ctx context.Context) {
+		records, err := w.Directory().LoadDirectory(ctx)
+		w.ok(err)
+		balance := 0
+		for _, r := range records {
+			switch r.(type) {
+			case *directory.Service:
+				balance++
+			case *directory.AudienceGrant:
+				balance--
+			}
+		}
+		if balance != 0 {
+			t.Errorf("a load with %+d services for its grants", balance)
+		}
+	}
+	tuplesAt := func(ctx context.Context) {
+		tuples, rev, err := w.Tuples().LoadTuples(ctx, w.docs)
+		w.ok(err)
+		if uint64(len(tuples)) != 2*rev.Rev {
+			t.Errorf("%d tuples at revision %d", len(tuples), rev.Rev)
+		}
+	}
+	directoryAt(&meddling{w.ctx, services})
+	tuplesAt(&meddling{w.ctx, pair})
+	if n.Load() < 4 {
+		t.Fatalf("the loads were disturbed %d times only", n.Load())
+	}
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
 	defer writer.Wait()
 	defer close(stop)
 	writer.Go(func() {
-		for i := 0; ; i++ {
+		for {
 			select {
 			case <-stop:
 				return
 			default:
-			}
-			s := service(w.acme, fmt.Sprint("s", i))
-			err := w.insert(w.acme, s, &directory.AudienceGrant{Tenant: w.acme.Tenant, Service: s.ID, Audience: "urn:x"})
-			if err == nil {
-				_, err = w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")},
-					[]relation.Tuple{tuple(fmt.Sprint("a", i)), tuple(fmt.Sprint("b", i))}, nil)
-			}
-			if err != nil {
-				t.Error(err)
-				return
+				services()
+				pair()
 			}
 		}
 	})
-	for range 400 {
-		tuples, rev, err := w.Tuples().LoadTuples(w.ctx, w.docs)
-		w.ok(err)
-		if uint64(len(tuples)) != 2*rev.Rev {
-			t.Fatalf("%d tuples at revision %d", len(tuples), rev.Rev)
-		}
-	}
 	for range 60 {
-		records, err := w.Directory().LoadDirectory(w.ctx)
-		w.ok(err)
-		services, grants := 0, 0
-		for _, r := range records {
-			switch r.(type) {
-			case *directory.Service:
-				services++
-			case *directory.AudienceGrant:
-				grants++
-			}
-		}
-		if services != grants {
-			t.Errorf("a load with %d services and %d grants", services, grants)
-		}
+		directoryAt(w.ctx)
+		tuplesAt(w.ctx)
 	}
 }
 
