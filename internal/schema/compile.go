@@ -59,14 +59,11 @@ func (p *parser) prune(m *Model, r *Relation) {
 		return true
 	}
 	var kept []Step
-	for i, b := range r.Steps {
+	for _, b := range r.Steps {
+		// No two steps cover each other: their relations would include each other,
+		// and such circles are refused.
 		superfluous := b.Op == FromTuple && slices.ContainsFunc(r.Steps, func(a Step) bool {
-			if a.Op != FromTuple || a.Relation != b.Relation || a.Computed == b.Computed || !covers(a, b) {
-				return false
-			}
-			// Two steps that cover each other (over types that have neither or
-			// the same) must not both go: the earlier one stays.
-			return !covers(b, a) || slices.Index(r.Steps, a) < i
+			return a.Op == FromTuple && a.Relation == b.Relation && a.Computed != b.Computed && covers(a, b)
 		})
 		if !superfluous {
 			kept = append(kept, b)
