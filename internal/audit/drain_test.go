@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -259,4 +261,36 @@ func TestDrainWhenDoneFails(t *testing.T) {
 	if n != 3 {
 		t.Errorf("%d mutations are in the log, want 3", n)
 	}
+}
+
+// A write that failed leaves its block in the file until the next one cuts it
+// off. Such a block is not in the log, and the mutation must be written again.
+func TestDrainAfterFailedSync(t *testing.T) {
+	t.Parallel()
+	disk, cfg := onDisk(t)
+	cfg.Checkpoint = time.Hour // nothing else repairs meanwhile
+	l := open(t, cfg)
+	var once sync.Once
+	disk.Hook(func(op powerloss.Op) (err error) {
+		if op.Kind == powerloss.Sync && strings.HasSuffix(op.Path, "-durable.seg") {
+			once.Do(func() { err = syscall.EIO })
+		}
+		return err
+	})
+	box := &rows{file: func() error { return nil }}
+	box.fill(relation.StoreID(tenant.RandomID()), 3)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- l.Drain(ctx, box) }()
+	l.Wake()
+	<-box.empty // the poll tries again
+	cancel()
+	<-done
+	closeLog(t, l)
+	n := 0
+	query(t, cfg, audit.Filter{Class: ledger.Mutation}, func(ledger.Stored) { n++ })
+	if n != 3 {
+		t.Errorf("%d mutations are in the log, want 3", n)
+	}
+	verifyOn(t, cfg)
 }

@@ -72,7 +72,9 @@ func TestDiskFull(t *testing.T) {
 				allow()
 				return err != nil
 			})
-			for range 50 {
+			// Longer than buffered events linger, and nothing fits any more.
+			disk.SetCapacity(1)
+			for begin := time.Now(); time.Since(begin) < 20*cfg.Linger; {
 				allow()
 				_ = appendOne()
 			}

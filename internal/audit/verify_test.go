@@ -549,3 +549,49 @@ func TestVerifyTiles(t *testing.T) {
 		t.Errorf("%d starts tell that they made tiles anew", rebuilt)
 	}
 }
+
+// A start reads the end of a long log only; that earlier segments are there it
+// knows from the saved state and from what each segment says of the one before.
+func TestOpenMissesEarlySegments(t *testing.T) {
+	t.Parallel()
+	cfg := newConfig(t)
+	cfg.SegmentBytes = 8 << 10
+	l := open(t, cfg)
+	ev := deny(tenant.Platform)
+	ev.Class = ledger.Allow
+	if err := l.Append(context.Background(), ev); err != nil {
+		t.Fatal(err)
+	}
+	for range 600 {
+		if err := l.Append(context.Background(), deny(tenant.Platform)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeLog(t, l)
+	closeLog(t, open(t, cfg))
+	s := &sample{cfg: cfg, files: map[string][]byte{}}
+	var durable, allow []string
+	for _, name := range segments(t, cfg.Dir) {
+		b, err := os.ReadFile(filepath.Join(cfg.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.files[name] = b
+		if strings.Contains(name, "-allow.") {
+			allow = append(allow, name)
+		} else {
+			durable = append(durable, name)
+		}
+	}
+	if len(allow) != 1 || len(durable) < 10 {
+		t.Fatalf("segments: %v %v", allow, durable)
+	}
+	for _, name := range []string{allow[0], durable[0], durable[2]} {
+		files := maps.Clone(s.files)
+		delete(files, name)
+		s.write(t, files)
+		s.refused(t, files)
+	}
+	s.write(t, s.files)
+	closeLog(t, open(t, cfg))
+}
