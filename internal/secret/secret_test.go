@@ -16,11 +16,16 @@ const canary = "canary-5f1c"
 func TestNothingPrintsASecret(t *testing.T) {
 	t.Parallel()
 	s := New([]byte(canary))
+	type hidden struct{ key Bytes }
 	holder := struct {
-		Name string
-		Key  Bytes
-		Ptr  *Bytes
-	}{"k", s, &s}
+		Name   string
+		Key    Bytes
+		Ptr    *Bytes
+		inner  hidden
+		behind *hidden
+		list   []Bytes
+		byName map[string]Bytes
+	}{"k", s, &s, hidden{s}, &hidden{s}, []Bytes{s}, map[string]Bytes{"k": s}}
 
 	var out strings.Builder
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
