@@ -191,6 +191,14 @@ func TestUnpublishedKeyDoesNotSign(t *testing.T) {
 	if kid, _ := signedBy(t, w, i); kid != first {
 		t.Error("a key signs that nobody can have fetched")
 	}
+	// Nor is one used before its own time, however long it was published.
+	row.ActiveAt = w.now().Add(3 * day)
+	_, err = w.store.Tokens().Mutate(ctx, ledger.Change{Store: w.platform, Event: ledger.Event{Class: ledger.Mutation, Action: "test.write", Tenant: tenant.Platform}}, func(tx sts.Tx) error { return tx.PutSigningKey(row) })
+	must(t, err)
+	w.add(2 * day)
+	if kid, _ := signedBy(t, w, i); kid != first {
+		t.Error("a key signs before its time")
+	}
 }
 
 func TestDamagedRows(t *testing.T) {
@@ -213,6 +221,7 @@ func TestDamagedRows(t *testing.T) {
 		"another kid":        func(r *sts.SigningKey) { r.KID = "x" },
 		"a private key":      func(r *sts.SigningKey) { r.Public = json.RawMessage(`{"kty":"EC","d":"AAAA"}`) },
 		"no key":             func(r *sts.SigningKey) { r.Public = json.RawMessage(`{}`) },
+		"another kid inside": func(r *sts.SigningKey) { r.Public = bytes.Replace(r.Public, []byte(r.KID), []byte("x"), 1) },
 	} {
 		row := good
 		spoil(&row)
