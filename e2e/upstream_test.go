@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -28,17 +27,9 @@ func (c *httpClient) do(t testing.TB, method, url, body string, header ...string
 type upstream struct {
 	url, ca string
 	n       atomic.Int64
-	mu      sync.Mutex
-	last    http.Header
 }
 
 func (u *upstream) count() int64 { return u.n.Load() }
-
-func (u *upstream) header() http.Header {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.last
-}
 
 func newUpstream(t testing.TB) *upstream {
 	t.Helper()
@@ -52,11 +43,8 @@ func newUpstream(t testing.TB) *upstream {
 	u.url = "https://" + l.Addr().String()
 	srv := &http.Server{
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}},
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			u.n.Add(1)
-			u.mu.Lock()
-			u.last = r.Header.Clone()
-			u.mu.Unlock()
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = w.Write([]byte(`{"ok":true}`)) // the gateway may be gone
 		}),

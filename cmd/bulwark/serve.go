@@ -31,7 +31,6 @@ var roleNames = []string{"gateway", "sts", "pdp", "console"}
 
 // doors is what a node opens to the world.
 type doors struct {
-	listen     config.Listen
 	gatewayTLS func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	apiTLS     func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	routes     []route.Route

@@ -134,13 +134,12 @@ func (f *recovered) read(cfg Config, files []segFile, head ledger.Checkpoint) er
 
 // scanned is what the replay saw.
 type scanned struct {
-	leaves  []ledger.Leaf      // from the edge on
-	ends    map[string]int64   // where the last good block of a file ends
-	last    [groupCount]uint64 // last block of the group
-	lastOf  map[string]uint64  // last good block of a file
-	closing bool               // the last block holds log.close
-	stopped error              // what ended the replay, nil at a clean end
-	over    map[string]int     // complete blocks of a file behind the end
+	leaves  []ledger.Leaf     // from the edge on
+	ends    map[string]int64  // where the last good block of a file ends
+	lastOf  map[string]uint64 // last good block of a file
+	closing bool              // the last block holds log.close
+	stopped error             // what ended the replay, nil at a clean end
+	over    map[string]int    // complete blocks of a file behind the end
 }
 
 // scan accepts blocks from number start until the first that is missing.

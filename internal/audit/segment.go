@@ -23,16 +23,6 @@ const (
 
 var groupNames = [groupCount]string{"durable", "allow", "reject"}
 
-func groupOf(c ledger.Class) int {
-	switch c {
-	case ledger.Check, ledger.Allow:
-		return groupAllow
-	case ledger.Reject:
-		return groupReject
-	}
-	return groupDurable
-}
-
 // segFile is a segment file, or the headers that retention left of one.
 type segFile struct {
 	name    string
@@ -152,15 +142,6 @@ func (r *segReader) readHead() error {
 }
 
 func (r *segReader) close() { _ = r.f.Close() }
-
-// refresh looks again how long the file is.
-func (r *segReader) refresh() error {
-	size, err := r.f.Size()
-	if err == nil {
-		r.size = size
-	}
-	return err
-}
 
 // next reads a frame. At the end it returns io.EOF, inside a frame errTorn;
 // neither moves the reader. A damaged frame gives an error of kind Integrity
