@@ -58,3 +58,15 @@ func (n *node) every(ctx context.Context, d time.Duration, do func(context.Conte
 		}
 	}
 }
+
+// awaitReady waits until a client's assertion of this very moment is taken:
+// those of the second in which the process started could be replays of what an
+// earlier run took, whose memory is gone.
+func (n *node) awaitReady(ctx context.Context) {
+	timer := time.NewTimer(n.issuer.ReadyAt().Sub(n.plan.now()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}

@@ -114,6 +114,7 @@ func runDev(ctx context.Context, c *call) error {
 		return err
 	}
 	defer stopSocket()
+	n.awaitReady(ctx)
 	if err := state.write(data); err != nil {
 		return err
 	}

@@ -118,6 +118,7 @@ func runServe(ctx context.Context, c *call) error {
 	}
 	stop := onHangup(func() { s.reload(ctx, path, certs) })
 	defer stop()
+	n.awaitReady(ctx)
 	log.Info("ready", "gateway", s.address("gateway"), "api", s.address("api"), "ops", s.address("ops"), "roles", roles)
 	return s.run(ctx, 30*time.Second)
 }
