@@ -106,7 +106,7 @@ func killRounds(t *testing.T, rounds int) {
 	if gaps != rounds {
 		t.Errorf("%d gap records for %d crashes: each must say what may be missing", gaps, rounds)
 	}
-	t.Logf("%d kills: %d tuples, %d denials acknowledged, none lost", rounds, len(ack.tuples), len(ack.denials))
+	t.Logf("%d kills: %d tuples, %d denials were acknowledged", rounds, len(ack.tuples), len(ack.denials))
 }
 
 // loadUntilKilled writes tuples and provokes denials until the process is gone.
