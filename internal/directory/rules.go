@@ -315,8 +315,9 @@ func (d *Directory) GrantAudience(ctx context.Context, ev ledger.Event, owner te
 	if err != nil {
 		return err
 	}
-	if owner != tenant.Platform && urn == d.Audience("pep") {
-		return fault.New(fault.Denied, "only the platform can make a service a policy enforcement point")
+	if owner != tenant.Platform && slices.Contains(surfaces, strings.TrimPrefix(urn, d.Audience(""))) &&
+		urn != d.Audience("gateway") && urn != d.Audience("authz") {
+		return fault.New(fault.Denied, "a tenant's service can be granted the gateway, authz and other services; the rest is the platform's to give")
 	}
 	g := &AudienceGrant{Tenant: owner, Service: s.ID, Audience: urn, Scopes: scopes, Direct: direct}
 	ev.Action, ev.Resource, ev.Detail = "audience.grant", "service:"+s.ID, map[string]string{"audience": urn}

@@ -302,3 +302,21 @@ func TestGraphs(t *testing.T) {
 		t.Errorf("%d stores, want 2: EnsureGraphs must add what is missing alone", n)
 	}
 }
+
+// What a tenant may grant to its own services ends at the operator's surfaces.
+func TestTenantsCannotGrantOperatorSurfaces(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	own, err := w.CreateService(w.ctx, event(), w.acme.Tenant, "search")
+	must(t, err)
+	for _, surface := range []string{"pep", "admin", "kms", "audit"} {
+		wantKind(t, surface, w.GrantAudience(w.ctx, event(), w.acme.Tenant, "search", surface, nil, true), fault.Denied)
+		wantKind(t, surface+" by URN", w.GrantAudience(w.ctx, event(), w.acme.Tenant, "search", w.Audience(surface), nil, true), fault.Denied)
+	}
+	if list := w.Grants(own.ID); len(list) != 0 {
+		t.Errorf("refused grants exist: %v", list)
+	}
+	for _, audience := range []string{"gateway", "authz", "search"} {
+		must(t, w.GrantAudience(w.ctx, event(), w.acme.Tenant, "search", audience, nil, false))
+	}
+}
