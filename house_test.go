@@ -28,6 +28,7 @@ const (
 // the string is no raw request value there.
 var trusted = map[string]string{
 	"internal/directory/records.go": "the changelog of our own store",
+	"internal/kms/cache.go":         "the changelog of our own store",
 	"internal/store/sqlite/read.go": "rows of our own store",
 	"internal/ledger/encode.go":     "an event of our own log or outbox",
 	"internal/authn/own.go":         "a claim of a token that we signed, after its verification",

@@ -13,6 +13,7 @@ func (n *node) background(ctx context.Context) (stop func()) {
 	wg.Go(func() { n.drain(ctx) })
 	wg.Go(func() { n.every(ctx, 5*time.Second, n.heartbeat) })
 	wg.Go(func() { n.every(ctx, time.Minute, n.leader) })
+	wg.Go(func() { n.every(ctx, 10*time.Minute, n.recordHead) })
 	return func() { cancel(); wg.Wait() }
 }
 

@@ -61,6 +61,8 @@ type node struct {
 	authn     *authn.Authenticator
 	guard     *guard.Guard
 
+	recorded uint64 // size of the newest head beside the list of logs; of the background once it runs
+
 	stop func() // ends the background work and waits for it
 }
 
@@ -91,6 +93,9 @@ func (n *node) close(ctx context.Context) {
 	if n.audit != nil {
 		if err := n.audit.Close(ctx); err != nil {
 			n.plan.log.Error("the audit log did not close cleanly", "error", err)
+		}
+		if err := n.recordHead(ctx); err != nil {
+			n.plan.log.Error("the last head of the audit log is not in the list of logs", "error", err)
 		}
 	}
 	if n.store != nil {
@@ -141,13 +146,18 @@ func (n *node) openDirectory(ctx context.Context) (err error) {
 // runs on the store's writer, in the order of commits.
 func (n *node) apply(b store.Batch) {
 	for _, e := range b.Entries {
-		if err := n.directory.Apply(e.Kind, e.Key, e.Payload); err != nil {
-			n.plan.log.Error("the directory cannot read a change", "store", b.Store, "revision", b.Rev, "error", err)
+		err := n.directory.Apply(e.Kind, e.Key, e.Payload)
+		if n.keyring != nil {
+			err = errors.Join(err, n.keyring.Apply(e.Kind, e.Key))
+		}
+		if n.authz != nil {
+			err = errors.Join(err, n.authz.ApplyEntry(e.Kind, e.Key, e.Payload))
 		}
 		if n.keys != nil {
-			if err := n.keys.Apply(e.Kind, e.Key, e.Payload); err != nil {
-				n.plan.log.Error("the signing keys cannot read a change", "store", b.Store, "revision", b.Rev, "error", err)
-			}
+			err = errors.Join(err, n.keys.Apply(e.Kind, e.Key, e.Payload))
+		}
+		if err != nil {
+			n.plan.log.Error("a change cannot be taken over", "store", b.Store, "revision", b.Rev, "kind", e.Kind, "error", err)
 		}
 	}
 	if n.authz != nil {
@@ -185,16 +195,68 @@ func (n *node) ensureKEK(ctx context.Context, t tenant.ID) error {
 
 func (n *node) openAudit(ctx context.Context) error {
 	dir := auditPath(n.plan.data)
-	signer, verifier, err := n.openLogKey(ctx, dir)
+	signer, verifier, line, err := n.openLogKey(ctx, dir)
 	if err != nil {
 		return err
 	}
 	n.logKey = verifier
+	if err := n.listLog(ctx, line); err != nil {
+		return err
+	}
 	n.audit, err = audit.Open(ctx, audit.Config{
 		Dir: dir, Now: n.plan.now, Signer: signer, Verifier: verifier,
 		Instance: n.instance.ID, Budgets: n.plan.audit, Logger: n.plan.log,
 	})
+	if err != nil {
+		return err
+	}
+	return n.recordHead(ctx)
+}
+
+// logOrigin begins the name of every log (the origin line of its checkpoints);
+// the id of the node that keeps it follows.
+const logOrigin = "bulwark.example/log/"
+
+func (n *node) logNode() string { return strings.TrimPrefix(n.logKey.Name(), logOrigin) }
+
+// listLog puts this node's log into the append-only list of logs. A log that
+// was begun anew, because its folder was lost, is another log.
+func (n *node) listLog(ctx context.Context, publicKey string) error {
+	err := n.store.AddAuditLog(ctx, store.AuditLog{
+		Node: n.logNode(), Origin: n.logKey.Name(), PublicKey: publicKey, Created: n.plan.now(),
+	})
+	if err != nil {
+		return err
+	}
+	logs, err := n.store.AuditLogs(ctx)
+	for _, l := range logs {
+		if l.Node == n.logNode() {
+			n.recorded = l.Size
+		}
+	}
 	return err
+}
+
+// recordHead writes the log's signed head beside the list of logs, where it
+// outlives this node's disk. It is done seldom, at the start and at the end:
+// each head is a row for good.
+func (n *node) recordHead(ctx context.Context) error {
+	signed := n.audit.Head()
+	if signed == nil {
+		return nil
+	}
+	size, err := ledger.HeadSize(signed)
+	switch {
+	case err != nil || size == n.recorded:
+		return err
+	case size < n.recorded:
+		return fault.New(fault.Integrity, "the audit log is shorter than a head of it that the store has kept; `bulwark audit verify` and a backup tell what is missing")
+	}
+	if err := n.store.AddAuditHead(ctx, n.logNode(), size, signed); err != nil {
+		return err
+	}
+	n.recorded = size
+	return nil
 }
 
 const logKeyFile = "log.key" // sealed under the platform's key
@@ -203,7 +265,7 @@ const logKeyFile = "log.key" // sealed under the platform's key
 // as the signer's and the verifier's line of C2SP signed-note. The verifier's
 // stands beside the segments in clear too, so that `bulwark audit verify`
 // needs no key of ours.
-func (n *node) openLogKey(ctx context.Context, dir string) (note.Signer, note.Verifier, error) {
+func (n *node) openLogKey(ctx context.Context, dir string) (signer note.Signer, verifier note.Verifier, vkey string, err error) {
 	scope := kms.Scope{Tenant: tenant.Platform, Key: "audit-log", Purpose: "log-signing-key", Context: map[string]string{"instance": n.instance.ID}}
 	var both []byte
 	blob, err := os.ReadFile(filepath.Join(dir, logKeyFile))
@@ -211,30 +273,30 @@ func (n *node) openLogKey(ctx context.Context, dir string) (note.Signer, note.Ve
 	case err == nil:
 		plain, err := n.keyring.Decrypt(ctx, scope, blob)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		both = plain.Reveal()
 	case errors.Is(err, fs.ErrNotExist):
 		if both, err = n.makeLogKey(ctx, dir, scope); err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 	default:
-		return nil, nil, fault.Wrap(fault.Unavailable, "the audit log's key cannot be read", err)
+		return nil, nil, "", fault.Wrap(fault.Unavailable, "the audit log's key cannot be read", err)
 	}
 	skey, vkey, _ := strings.Cut(string(both), "\n")
 	signer, errSigner := note.NewSigner(skey)
 	verifier, errVerifier := note.NewVerifier(vkey)
 	if err := errors.Join(errSigner, errVerifier); err != nil {
-		return nil, nil, fault.Wrap(fault.Integrity, "the audit log's key is damaged", err)
+		return nil, nil, "", fault.Wrap(fault.Integrity, "the audit log's key is damaged", err)
 	}
-	return signer, verifier, writeDurable(filepath.Join(dir, audit.VerifierFile), []byte(vkey+"\n"))
+	return signer, verifier, vkey, writeDurable(filepath.Join(dir, audit.VerifierFile), []byte(vkey+"\n"))
 }
 
 func (n *node) makeLogKey(ctx context.Context, dir string, scope kms.Scope) ([]byte, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, "the audit log's folder cannot be made", err)
 	}
-	skey, vkey, err := note.GenerateKey(rand.Reader, "bulwark.example/log/"+n.instance.ID)
+	skey, vkey, err := note.GenerateKey(rand.Reader, logOrigin+tenant.RandomID())
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the audit log's key cannot be made", err)
 	}

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	_ "embed" // the system model
+	"encoding/json"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,12 @@ var SystemModel string
 
 // System is the name of the application whose stores are system stores.
 const System = ""
+
+// KindModel is the changelog's kind of models: the key is
+// "<application>/<model id>", the payload the JSON of a [ModelRecord]. That of
+// an active one ends the turn of the application's other active record, which
+// gets no entry of its own.
+const KindModel = "model"
 
 // ModelRecord is one version of an application's model. Its JSON form is what a
 // store's changelog carries.
@@ -112,6 +120,24 @@ func (e *Engine) ApplyModel(rec ModelRecord) error {
 		a.active.Store(nil)
 	}
 	return err
+}
+
+// ApplyEntry takes one committed change of the kind [KindModel] over, as
+// [Engine.ApplyModel] does; other kinds do nothing. An entry that cannot be
+// read costs its application the model, for the same reason.
+func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
+	if kind != KindModel {
+		return nil
+	}
+	var rec ModelRecord
+	err := json.Unmarshal(payload, &rec)
+	if err == nil && key == rec.Application+"/"+rec.ID {
+		return e.ApplyModel(rec)
+	}
+	if name, _, ok := strings.Cut(key, "/"); ok && name != System {
+		e.application(name).active.Store(nil)
+	}
+	return fault.Wrap(fault.Integrity, "a change of a model cannot be read", err)
 }
 
 // PublishModel parses a model, stores it as the application's active one and

@@ -5,15 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
+
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/schema"
+	"bulwark.example/internal/tenant"
 )
 
 // groups is a chain of n teams, each a member of the one before; user:x is in the last.
@@ -209,6 +213,41 @@ func TestWrite(t *testing.T) {
 	if n := len(w.db.events); n != 2 || w.db.events[1].Revision != rev {
 		t.Errorf("%d events for 2 writes", n)
 	}
+	want := map[string]string{"writes": "document:roadmap#viewer@user:dave", "deletes": "folder:plans#owner@user:alice"}
+	if diff := gocmp.Diff(want, w.db.events[1].Detail); diff != "" {
+		t.Errorf("what the event names: %s", diff)
+	}
+}
+
+// An event names as many tuples as it has room for, and counts the others.
+func TestLargeWritesAreNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, docs)
+	var writes, deletes []relation.Tuple
+	for i := range MaxWrite / 2 {
+		long := fmt.Sprintf("folder:%s%d#viewer@user:%s", strings.Repeat("f", 200), i, strings.Repeat("u", 200))
+		writes = append(writes, tuple(long))
+		deletes = append(deletes, tuple("x"+long))
+	}
+	ev := ledger.Event{ID: tenant.RandomID(), Time: time.Now(), Class: ledger.Mutation, Tenant: tenant.New()}
+	if _, err := w.Write(context.Background(), ledger.Change{Store: w.store, Event: ev}, writes, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(context.Background(), ledger.Change{Store: w.store, Event: ev}, nil, writes); err != nil {
+		t.Fatal(err)
+	}
+	got := w.db.events[0]
+	named := len(strings.Fields(got.Detail["writes"]))
+	if named < 10 || strconv.Itoa(len(writes)-named) != got.Detail["writes_unnamed"] {
+		t.Errorf("%d tuples named, %q counted, of %d", named, got.Detail["writes_unnamed"], len(writes))
+	}
+	if w.db.events[1].Detail["deletes_unnamed"] == "" || len(ev.Detail) != 0 {
+		t.Errorf("deletes: %v; the caller's event: %v", w.db.events[1].Detail, ev.Detail)
+	}
+	name(&got, "deletes", deletes)
+	if _, err := ledger.AppendEvent(nil, &got, make([]byte, 16)); err != nil {
+		t.Errorf("the largest event has no form: %v", err)
+	}
 }
 
 // A new model judges old tuples: what it does not allow grants nothing, and
@@ -267,6 +306,29 @@ func TestModelUpgrade(t *testing.T) {
 	}
 	if _, ok := again.ActiveModel("nothing"); ok || again.Models("nothing") != nil {
 		t.Error("an unknown application has a model")
+	}
+}
+
+func TestEntriesThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, e := range map[string][2]string{
+		"no JSON":                {"docs/x", "{"},
+		"another's key":          {"docs/x", `{"application":"other","id":"x"}`},
+		"a payload that is gone": {"docs/x", ""},
+	} {
+		w := newWorld(t, docs)
+		if err := w.ApplyEntry("user", e[0], []byte(e[1])); err != nil {
+			t.Errorf("%s, of a kind that is not ours: %v", name, err)
+		}
+		if _, ok := w.ActiveModel("docs"); !ok {
+			t.Fatalf("%s: no model before", name)
+		}
+		if err := w.ApplyEntry(KindModel, e[0], []byte(e[1])); fault.KindOf(err) != fault.Integrity {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, ok := w.ActiveModel("docs"); ok {
+			t.Errorf("%s: the old model still answers, which may allow what the unread one forbids", name)
+		}
 	}
 }
 

@@ -2,7 +2,7 @@ package authz_test
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,14 +77,8 @@ func build(t *testing.T, path string, mac secret.Bytes) *house {
 	}
 	db.Subscribe(func(b store.Batch) {
 		for _, e := range b.Entries {
-			if e.Kind == "model" {
-				var rec authz.ModelRecord
-				if err := json.Unmarshal(e.Payload, &rec); err != nil {
-					t.Error(err)
-				} else if err := h.engine.ApplyModel(rec); err != nil {
-					t.Error(err)
-				}
-			} else if err := h.dir.Apply(e.Kind, e.Key, e.Payload); err != nil {
+			err := errors.Join(h.engine.ApplyEntry(e.Kind, e.Key, e.Payload), h.dir.Apply(e.Kind, e.Key, e.Payload))
+			if err != nil {
 				t.Error(err)
 			}
 		}

@@ -3,6 +3,9 @@ package authz
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strconv"
+	"strings"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
@@ -63,5 +66,38 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, writes, delete
 			return relation.Revision{}, err
 		}
 	}
+	name(&change.Event, "writes", writes)
+	name(&change.Event, "deletes", deletes)
 	return e.cfg.Store.WriteTuples(ctx, change, writes, deletes)
+}
+
+// maxNamed bounds the tuples that an event names, in bytes for each of writes
+// and deletes: an event has a size ([ledger.MaxEvent]). The changelog holds all
+// of them under the event's revision.
+const maxNamed = 5 << 10
+
+// name writes into the event which tuples it is about, separated by spaces,
+// which no tuple holds; what is over the bound is counted.
+func name(ev *ledger.Event, as string, tuples []relation.Tuple) {
+	if len(tuples) == 0 {
+		return
+	}
+	var b strings.Builder
+	detail := maps.Clone(ev.Detail) // the caller may share it
+	if detail == nil {
+		detail = map[string]string{}
+	}
+	for i, t := range tuples {
+		s := t.String()
+		if b.Len()+len(s) >= maxNamed {
+			detail[as+"_unnamed"] = strconv.Itoa(len(tuples) - i)
+			break
+		}
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(s)
+	}
+	detail[as] = b.String()
+	ev.Detail = detail
 }

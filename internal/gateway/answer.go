@@ -13,23 +13,19 @@ import (
 // answer for an absent object, for one that the caller may not see, and for a
 // path that has no route: it carries no decision and no reason.
 func (x *exchange) refuse(v *guard.Verdict) {
-	switch v.Kind {
-	case fault.Unauthenticated:
+	switch status := v.Status(); status {
+	case http.StatusUnauthorized:
 		if v.Reason != "missing" {
 			// RFC 6750 section 3.1: only whoever sent a token is told about it.
 			x.Header().Set("WWW-Authenticate", `Bearer realm="bulwark", error="invalid_token"`)
 		}
-		x.problem(http.StatusUnauthorized, "a valid access token for this gateway is needed", v.Reason, "")
-	case fault.Denied:
-		x.problem(http.StatusForbidden, "the decision is in the audit log under its id", v.Reason, v.DecisionID)
-	case fault.NotFound:
-		x.problem(http.StatusNotFound, "", "", "")
-	case fault.Exhausted:
-		x.problem(http.StatusTooManyRequests, "try again later", v.Reason, "")
-	case fault.Internal:
-		x.problem(http.StatusInternalServerError, "internal error; the request id names the log entry", "", "")
+		x.problem(status, "a valid access token for this gateway is needed", v.Reason, "")
+	case http.StatusForbidden:
+		x.problem(status, "the decision is in the audit log under its id", v.Reason, v.DecisionID)
+	case http.StatusNotFound:
+		x.problem(status, "", "", "")
 	default:
-		x.problem(http.StatusServiceUnavailable, "the request could not be decided; try again", v.Reason, "")
+		x.problem(status, "the request could not be decided; try again", v.Reason, "")
 	}
 }
 

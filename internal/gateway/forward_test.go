@@ -33,7 +33,7 @@ func TestRefusals(t *testing.T) {
 		{"/documents/hidden", credential, 404, "", map[string]any{}},
 		{"/documents/a%20b", credential, 404, "", map[string]any{}},
 		{"/nowhere", credential, 404, "", map[string]any{}},
-		{"/documents/broken", credential, 500, "", map[string]any{}}, // the zero verdict refuses
+		{"/documents/broken", credential, 503, "", map[string]any{}}, // the zero verdict refuses
 		{"/documents/unwritable", credential, 503, "", map[string]any{"reason": "audit_unavailable"}},
 	} {
 		lines := "GET " + c.target + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"

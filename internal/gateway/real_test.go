@@ -321,8 +321,8 @@ func (w *world) recorded() {
 		return true
 	})
 	want := map[string]int{
-		"6 allow relation 200": 1, "4 deny no_relation 0": 1, "4 deny not_visible 0": 3, "4 deny decision_failed 0": 1,
-		"7 deny missing 0": 1, "7 deny multiple_credentials 0": 1, "7 deny audience 0": 1, "7 deny expired 0": 1, "7 deny unknown_key 0": 1,
+		"6 allow relation 200": 1, "4 deny no_relation 403": 1, "4 deny not_visible 404": 3, "4 deny decision_failed 404": 1,
+		"7 deny missing 401": 1, "7 deny multiple_credentials 401": 1, "7 deny audience 401": 1, "7 deny expired 401": 1, "7 deny unknown_key 401": 1,
 		"7 deny bad_path 400": 1,
 	}
 	if diff := cmp.Diff(want, count); diff != "" || err != nil {

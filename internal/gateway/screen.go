@@ -8,7 +8,6 @@ import (
 
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/tenant"
-	"bulwark.example/internal/web"
 )
 
 // MaxHeaders bounds the names and values of a request's headers, in bytes.
@@ -100,7 +99,7 @@ func (x *exchange) reject(f *flawed, routeID string) {
 	x.g.cfg.Recorder.Reject(ledger.Event{
 		ID: tenant.RandomID(), Time: x.g.cfg.Now(), Class: ledger.Reject, Action: "request",
 		Tenant: tenant.Platform, Decision: "deny", Reason: f.reason, Route: routeID,
-		RequestID: x.id, Source: web.Network(x.address), Status: f.status,
+		RequestID: x.id, Source: ledger.Network(x.address), Status: f.status,
 	})
 	x.problem(f.status, f.detail, "", "")
 }

@@ -64,7 +64,7 @@ func (g *Guard) close(ctx context.Context, rec *audit.Record, v Verdict) (Verdic
 	v.DecisionID = rec.Event.ID
 	e := &rec.Event
 	e.Unenforced, e.Reason = !v.Enforced, v.Reason
-	e.Model, e.Revision = v.Model, v.Revision
+	e.Model, e.Revision, e.Status = v.Model, v.Revision, v.Status()
 	switch {
 	case v.Principal == nil:
 		e.Class, e.Decision = ledger.Reject, "deny"

@@ -81,6 +81,22 @@ type Verdict struct {
 	Trace      *authz.Trace // only where Request.Explain asks
 }
 
+// Status is the HTTP status that answers a refusal, at every door that speaks
+// HTTP; 0 for what is allowed, whose status is its handler's or its upstream's.
+func (v Verdict) Status() int {
+	switch {
+	case v.Allowed:
+		return 0
+	case v.Kind == fault.Unauthenticated:
+		return 401
+	case v.Kind == fault.Denied:
+		return 403
+	case v.Kind == fault.NotFound:
+		return 404
+	}
+	return 503
+}
+
 func (v Verdict) of(p *principal.Principal) Verdict { v.Principal = p; return v }
 
 func refusal(err error, reason string) Verdict {
@@ -104,28 +120,13 @@ func reasonOf(err error) string {
 func (g *Guard) opening(req *Request) ledger.Event {
 	e := ledger.Event{
 		ID: tenant.RandomID(), Time: g.cfg.Now(), Class: req.Class, Action: req.Action, Tenant: tenant.Platform,
-		Route: req.Route, RequestID: req.RequestID, Source: prefix(req.Source),
+		Route: req.Route, RequestID: req.RequestID, Source: ledger.Network(req.Source),
 	}
 	e.DecisionID = e.ID
 	if req.Require != nil {
 		e.Relation = req.Require.Relation
 	}
 	return e
-}
-
-// prefix names the network of an address: /24 for IPv4, /48 for IPv6. The
-// whole address would be a personal datum.
-func prefix(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	a = a.Unmap()
-	bits := 48
-	if a.Is4() {
-		bits = 24
-	}
-	p, _ := a.Prefix(bits) // never fails: the sizes fit the families
-	return p.String()
 }
 
 // attribute writes the verified principal into the event.

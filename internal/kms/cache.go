@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -123,8 +124,23 @@ func (k *Keyring) fly(ctx context.Context, t tenant.ID, f *flight) {
 	}
 }
 
-// Invalidate forgets the tenant's keys; the next use reads them again. It is
-// called for each change of the tenant's rows that another process made.
+// Apply takes one committed change of the kinds [KindKEK] and [KindVersion]:
+// the tenant's keys are read again at their next use. Other kinds do nothing.
+// The error has kind [fault.Integrity]: the entry names no tenant.
+func (k *Keyring) Apply(kind, key string) error {
+	if kind != KindKEK && kind != KindVersion {
+		return nil
+	}
+	id, _, _ := strings.Cut(key, "/")
+	t, err := tenant.Trusted(id)
+	if err != nil {
+		return fault.Wrap(fault.Integrity, "a change of a key names no tenant", err)
+	}
+	k.Invalidate(t)
+	return nil
+}
+
+// Invalidate forgets the tenant's keys; the next use reads them again.
 func (k *Keyring) Invalidate(t tenant.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

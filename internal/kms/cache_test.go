@@ -197,9 +197,16 @@ func TestChangesOfOtherProcesses(t *testing.T) {
 	if v := version(t, w.encrypt(other, s, "x")); v != 1 {
 		t.Fatalf("version %d before the invalidation: this test shows nothing", v)
 	}
-	other.Invalidate(w.tenant)
+	w.must(other.Apply("user", w.tenant.String()+"/k/2"))
+	if v := version(t, w.encrypt(other, s, "x")); v != 1 {
+		t.Errorf("version %d after a change that is none of keys", v)
+	}
+	w.must(other.Apply(kms.KindVersion, w.tenant.String()+"/k/2"))
 	if v := version(t, w.encrypt(other, s, "x")); v != 2 {
-		t.Errorf("version %d after the invalidation", v)
+		t.Errorf("version %d after the change was taken over", v)
+	}
+	if err := other.Apply(kms.KindKEK, "kek/1"); fault.KindOf(err) != fault.Integrity {
+		t.Errorf("an entry without a tenant: %v", err)
 	}
 
 	// A blob may be newer than the invalidation: the rows are read again. A

@@ -42,6 +42,14 @@ const (
 	StateDestroyed = "destroyed" // the wrapped bytes are gone; nothing under it ever opens
 )
 
+// The changelog's kinds of wrapped keys. The key of an entry is
+// "<tenant>/<key>/<version>". There is no payload: whoever cares reads the row,
+// which stays the only copy.
+const (
+	KindKEK     = "kek"
+	KindVersion = "key_version"
+)
+
 // KEK is a version of a tenant's key-encryption key, wrapped by the root.
 type KEK struct {
 	Tenant  tenant.ID

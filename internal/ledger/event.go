@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"net/netip"
 	"time"
 
 	"bulwark.example/internal/relation"
@@ -55,4 +56,19 @@ type Event struct {
 type Change struct {
 	Store relation.StoreID
 	Event Event
+}
+
+// Network names the network of an address, for [Event.Source]: /24 for IPv4,
+// /48 for IPv6; empty for the zero Addr. The whole address would be a personal
+// datum, and a whole network is what one client can take addresses from.
+func Network(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	bits := 48
+	if a = a.Unmap(); a.Is4() {
+		bits = 24
+	}
+	p, _ := a.Prefix(bits) // never fails: the sizes fit the families
+	return p.String()
 }

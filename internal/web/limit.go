@@ -4,22 +4,9 @@ import (
 	"net/netip"
 	"sync"
 	"time"
-)
 
-// Network names the network of an address: /24 for IPv4, /48 for IPv6; empty
-// for the zero Addr. The whole address would be a personal datum in the audit
-// log, and a whole network is what one client can take addresses from.
-func Network(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	bits := 48
-	if a = a.Unmap(); a.Is4() {
-		bits = 24
-	}
-	p, _ := a.Prefix(bits) // never fails: the sizes fit the families
-	return p.String()
-}
+	"bulwark.example/internal/ledger"
+)
 
 // LimiterConfig says how much one network may ask of an open door.
 type LimiterConfig struct {
@@ -52,7 +39,7 @@ func NewLimiter(cfg LimiterConfig) *Limiter {
 // Allow takes one request of the address's network, and reports whether it may
 // go on.
 func (l *Limiter) Allow(a netip.Addr) bool {
-	now, key := l.cfg.Now(), Network(a)
+	now, key := l.cfg.Now(), ledger.Network(a)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := l.buckets[key]

@@ -115,7 +115,7 @@ func (s *server) open(rt route) web.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		source := web.Source(r)
 		c := &call{r: r, begun: ledger.Event{
-			Action: rt.action, Route: rt.action, RequestID: web.RequestID(r), Source: web.Network(source),
+			Action: rt.action, Route: rt.action, RequestID: web.RequestID(r), Source: ledger.Network(source),
 		}}
 		var out answer
 		err := error(fault.New(fault.Exhausted, "too many attempts from your network; wait a minute"))

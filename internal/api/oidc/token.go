@@ -5,12 +5,13 @@ import (
 	"net/http"
 	"slices"
 
+	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/sts"
 	"bulwark.example/internal/web"
 )
 
 func origin(r *http.Request, route string) sts.Origin {
-	return sts.Origin{RequestID: web.RequestID(r), Route: route, Source: web.Network(web.Source(r))}
+	return sts.Origin{RequestID: web.RequestID(r), Route: route, Source: ledger.Network(web.Source(r))}
 }
 
 // read reads the form; a bad one is refused with its event.

@@ -14,11 +14,6 @@ import (
 	"bulwark.example/internal/tenant"
 )
 
-// modelKind is the changelog's kind of models. The payload is the JSON of an
-// authz.ModelRecord; that of an active one ends the turn of the application's
-// other active record, which gets no entry of its own.
-const modelKind = "model"
-
 // Tuples returns the store as the decision engine sees it.
 func (s *Store) Tuples() authz.Store { return graphStore{s} }
 
@@ -132,7 +127,7 @@ func (g graphStore) PutModel(ctx context.Context, change ledger.Change, m authz.
 		if err != nil {
 			return translate(err, "the model")
 		}
-		t.put(modelKind, store.Put, m.Application+"/"+m.ID, payload)
+		t.put(authz.KindModel, store.Put, m.Application+"/"+m.ID, payload)
 		return nil
 	})
 }

@@ -12,13 +12,6 @@ import (
 	"bulwark.example/internal/tenant"
 )
 
-// The changelog's kinds of wrapped keys. Their entries have no payload: whoever
-// cares reads the row, which stays the only copy.
-const (
-	kekKind     = "kek"
-	versionKind = "key_version"
-)
-
 // Keys returns the store as the key hierarchy sees it.
 func (s *Store) Keys() kms.Store { return keyStore{s} }
 
@@ -36,14 +29,14 @@ func (t keyTx) PutKEK(k kms.KEK) error {
 	if k.Store != t.change.Store {
 		return errShard
 	}
-	return t.insert(k.Tenant, kekKind, "the tenant's key",
+	return t.insert(k.Tenant, kms.KindKEK, "the tenant's key",
 		"INSERT INTO keks (tenant_id, id, version, wrapped, created, state) VALUES (?, ?, ?, ?, ?, ?)", kms.Version{
 			Key: k.ID, Version: k.Version, Wrapped: k.Wrapped, Created: k.Created, State: k.State})
 }
 
 // PutVersion implements kms.Tx.
 func (t keyTx) PutVersion(v kms.Version) error {
-	return t.insert(v.Tenant, versionKind, "the key's version",
+	return t.insert(v.Tenant, kms.KindVersion, "the key's version",
 		"INSERT INTO key_versions (tenant_id, key, version, wrapped, created, state) VALUES (?, ?, ?, ?, ?, ?)", v)
 }
 
