@@ -15,7 +15,7 @@ const floors = `
 0: tenant principal fault secret relation envelope jose ledger
 1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence
 2: store store/sqlite store/sqlite/powervfs store/postgres store/blob store/storetest isolation outgoing
-3: web api/oidc api/openfga api/authzen api/awskms api/extauthz api/admin gateway console
+3: guardtest web api/oidc api/openfga api/authzen api/awskms api/extauthz api/admin gateway console
 4: config cmd
 `
 
@@ -51,8 +51,8 @@ var fences = []struct{ pkg, only, why string }{
 	{"modernc.org/", "store/sqlite store/sqlite/powervfs", "SQL lives in the stores"},
 	{"database/sql", "store/sqlite store/postgres isolation", "SQL lives in the stores"},
 	{"filippo.io/age", "kms/local", "the sealed root file has one reader"},
-	{"bulwark.example/internal/store/", "cmd store/storetest", "engines declare what they need; only the wiring knows a store"},
-	{"testing", "store/storetest", "product code does not test"},
+	{"bulwark.example/internal/store/", "cmd store/storetest guardtest", "engines declare what they need; only the wiring knows a store"},
+	{"testing", "store/storetest guardtest", "product code does not test"},
 	{"unsafe", "store/sqlite/powervfs", "nothing else needs it"},
 }
 

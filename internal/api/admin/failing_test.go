@@ -11,6 +11,7 @@ import (
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/fault"
+	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
@@ -24,23 +25,23 @@ import (
 func TestNothingWithoutTheLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	ours := w.stock(w.acme)
+	ours := w.stock(w.Acme)
 	bodies := w.bodies()
 	tokens := map[string]string{}
 	for _, rt := range admin.Table() {
 		who := holder(rt, "acme")
-		tokens[who] = w.token(who, "admin")
+		tokens[who] = w.Token(who, "admin")
 	}
-	must(t, w.log.Close(context.Background()))
-	before := w.changes()
+	must(t, w.Audit.Close(context.Background()))
+	before := w.Changes()
 	for _, rt := range admin.Table() {
 		if rt.Effect == "opens" {
 			continue // its event is a row of the change's own transaction
 		}
 		who := holder(rt, "acme")
-		r := w.send(rt.Method, ours.path(rt), bodies[rt.Action], bearer(tokens[who]))
+		r := w.Send(rt.Method, ours.path(rt), bodies[rt.Action], guardtest.Bearer(tokens[who]))
 		problem(t, r, http.StatusServiceUnavailable, "unavailable")
-		if w.changes() != before {
+		if w.Changes() != before {
 			t.Errorf("%s changed something that no event tells of", rt.Action)
 		}
 	}
@@ -51,14 +52,14 @@ func TestNothingWithoutTheLog(t *testing.T) {
 func TestNoEventOfWhatDidNotHappen(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stock(w.acme)
-	boss := bearer(w.token("administrator@acme", "admin"))
-	w.events(audit.Filter{Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) == 1 })
-	must(t, w.store.Close())
+	w.stock(w.Acme)
+	boss := guardtest.Bearer(w.Token("administrator@acme", "admin"))
+	w.Events(audit.Filter{Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) == 1 })
+	must(t, w.Store.Close())
 	for path, body := range map[string]string{"/services": `{"name":"fresh"}`, "/services/prop/suspend": "", "/invites": `{"role":"auditor"}`} {
-		r := w.send("POST", admin.Base+path, body, boss)
+		r := w.Send("POST", admin.Base+path, body, boss)
 		problem(t, r, http.StatusServiceUnavailable, "unavailable")
-		if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Reason != "unavailable" || ev.Decision != "deny" {
+		if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Reason != "unavailable" || ev.Decision != "deny" {
 			t.Errorf("%s is recorded as %+v", path, ev)
 		}
 	}
@@ -69,23 +70,23 @@ func TestNoEventOfWhatDidNotHappen(t *testing.T) {
 func TestRefusedByTheRules(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stock(w.acme)
-	boss := bearer(w.token("administrator@acme", "admin"))
-	before := w.changes()
-	r := w.send("POST", admin.Base+"/users/prop/roles", `{"role":"approver"}`, boss)
+	w.stock(w.Acme)
+	boss := guardtest.Bearer(w.Token("administrator@acme", "admin"))
+	before := w.Changes()
+	r := w.Send("POST", admin.Base+"/users/prop/roles", `{"role":"approver"}`, boss)
 	problem(t, r, http.StatusForbidden, "denied") // a second role, refused inside the transaction
-	if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Action != "role.assign" || w.changes() != before {
+	if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Action != "role.assign" || w.Changes() != before {
 		t.Errorf("recorded as %+v", ev)
 	}
 	// What did happen has one event, with the revision that it made.
-	r = w.send("DELETE", admin.Base+"/users/prop/roles/approver", "", boss)
-	if r.status != http.StatusNoContent || r.body != "" {
-		t.Fatalf("%d %s", r.status, r.body)
+	r = w.Send("DELETE", admin.Base+"/users/prop/roles/approver", "", boss)
+	if r.Status != http.StatusNoContent || r.Body != "" {
+		t.Fatalf("%d %s", r.Status, r.Body)
 	}
-	ev := w.one(r.header.Get(web.RequestIDHeader))
-	head, err := w.store.Head(context.Background(), w.acme.System)
+	ev := w.One(r.Header.Get(web.RequestIDHeader))
+	head, err := w.Store.Head(context.Background(), w.Acme.System)
 	must(t, err)
-	if ev.Class != ledger.Mutation || ev.Decision != "allow" || ev.Revision != head || ev.Subject != "user:"+w.id("administrator@acme") {
+	if ev.Class != ledger.Mutation || ev.Decision != "allow" || ev.Revision != head || ev.Subject != "user:"+w.ID("administrator@acme") {
 		t.Errorf("recorded as %+v at head %+v", ev, head)
 	}
 }
@@ -95,12 +96,12 @@ func TestPanicIsRecorded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.serve(admin.NewHooked(w.cfg, "changes", func() { panic("on purpose") }))
-	r := w.send("POST", admin.Base+"/hook", "", bearer(w.token("administrator@acme", "admin")))
+	r := w.Send("POST", admin.Base+"/hook", "", guardtest.Bearer(w.Token("administrator@acme", "admin")))
 	problem(t, r, http.StatusInternalServerError, "internal")
-	if strings.Contains(r.body, "on purpose") {
+	if strings.Contains(r.Body, "on purpose") {
 		t.Error("the panic's value is shown")
 	}
-	if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Reason != "internal" {
+	if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Reason != "internal" {
 		t.Errorf("recorded as %+v", ev)
 	}
 }
@@ -110,10 +111,10 @@ func TestPanicIsRecorded(t *testing.T) {
 func TestNothingIsReadUnrecorded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.serve(admin.NewHooked(w.cfg, "reads", func() { must(t, w.log.Close(context.Background())) }))
-	r := w.send("POST", admin.Base+"/hook", "", bearer(w.token("administrator@acme", "admin")))
+	w.serve(admin.NewHooked(w.cfg, "reads", func() { must(t, w.Audit.Close(context.Background())) }))
+	r := w.Send("POST", admin.Base+"/hook", "", guardtest.Bearer(w.Token("administrator@acme", "admin")))
 	problem(t, r, http.StatusServiceUnavailable, "unavailable")
-	if strings.Contains(r.body, "the answer") {
+	if strings.Contains(r.Body, "the answer") {
 		t.Error("the answer is told")
 	}
 }
@@ -141,17 +142,17 @@ func TestTenantWithoutItsKey(t *testing.T) {
 	keys.broken.Store(true)
 	cfg.Keys = keys
 	w.serve(admin.New(cfg))
-	operator := bearer(w.token("operator@platform", "admin"))
-	r := w.send("POST", admin.Base+"/tenants", `{"name":"late"}`, operator)
+	operator := guardtest.Bearer(w.Token("operator@platform", "admin"))
+	r := w.Send("POST", admin.Base+"/tenants", `{"name":"late"}`, operator)
 	problem(t, r, http.StatusServiceUnavailable, "unavailable")
-	if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Mutation || ev.Action != "tenant.create" {
+	if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Mutation || ev.Action != "tenant.create" {
 		t.Errorf("recorded as %+v", ev)
 	}
-	r = w.send("POST", admin.Base+"/tenants", `{"name":"late"}`, operator)
+	r = w.Send("POST", admin.Base+"/tenants", `{"name":"late"}`, operator)
 	problem(t, r, http.StatusConflict, "conflict")
 	keys.broken.Store(false)
-	if r = w.send("POST", admin.Base+"/tenants/late/resume", "", operator); r.status != http.StatusNoContent {
-		t.Errorf("%d %s", r.status, r.body)
+	if r = w.Send("POST", admin.Base+"/tenants/late/resume", "", operator); r.Status != http.StatusNoContent {
+		t.Errorf("%d %s", r.Status, r.Body)
 	}
-	w.events(audit.Filter{Action: "kek.create"}, func(all []ledger.Event) bool { return len(all) == 2 }) // the platform's and this
+	w.Events(audit.Filter{Action: "kek.create"}, func(all []ledger.Event) bool { return len(all) == 2 }) // the platform's and this
 }

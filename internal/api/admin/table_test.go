@@ -12,6 +12,7 @@ import (
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/directory"
+	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/web"
 )
@@ -42,19 +43,19 @@ type props struct{ user, service, kid, role, connection, model, tenant, event st
 
 // stock makes one of each in a tenant.
 func (w *world) stock(t *directory.Tenant) props {
-	w.t.Helper()
+	w.T.Helper()
 	ctx := context.Background()
 	boss := w.as("administrator@" + t.Name)
-	user := got[admin.User](w.t)(boss.CreateUser(ctx, admin.NewUser{Name: "prop"}))
-	must(w.t, boss.AssignRole(ctx, "prop", admin.Role{Role: "approver"}))
-	service := got[admin.Service](w.t)(boss.CreateService(ctx, admin.NewService{Name: "prop"}))
-	kid, jwk := publicKey(w.t)
-	got[admin.Key](w.t)(boss.AddKey(ctx, "prop", admin.NewKey{Key: jwk}))
-	connection := got[admin.Connection](w.t)(boss.CreateConnection(ctx, admin.NewConnection{
+	user := got[admin.User](w.T)(boss.CreateUser(ctx, admin.NewUser{Name: "prop"}))
+	must(w.T, boss.AssignRole(ctx, "prop", admin.Role{Role: "approver"}))
+	service := got[admin.Service](w.T)(boss.CreateService(ctx, admin.NewService{Name: "prop"}))
+	kid, jwk := publicKey(w.T)
+	got[admin.Key](w.T)(boss.AddKey(ctx, "prop", admin.NewKey{Key: jwk}))
+	connection := got[admin.Connection](w.T)(boss.CreateConnection(ctx, admin.NewConnection{
 		Name: "prop", Issuer: "https://" + t.Name + ".test", Audience: "x", Kind: "okta",
 	}))
-	m, _ := w.authz.ActiveModel("docs")
-	event := w.events(audit.Filter{Tenant: t.Tenant.String(), Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) > 0 })[0]
+	m, _ := w.Authz.ActiveModel("docs")
+	event := w.Events(audit.Filter{Tenant: t.Tenant.String(), Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) > 0 })[0]
 	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String(), event.ID}
 }
 
@@ -66,7 +67,7 @@ func (p props) path(rt admin.Row) string {
 
 // bodies has a good body for every route that takes one.
 func (w *world) bodies() map[string]string {
-	_, jwk := publicKey(w.t)
+	_, jwk := publicKey(w.T)
 	return map[string]string{
 		"tenant.create":       `{"name":"fresh"}`,
 		"invite.create":       `{"role":"auditor"}`,
@@ -78,7 +79,7 @@ func (w *world) bodies() map[string]string {
 		"audience.grant":      `{"audience":"authz"}`,
 		"installation.create": `{"service":"notes"}`,
 		"connection.create":   `{"name":"fresh","issuer":"https://fresh.test","audience":"x","kind":"okta"}`,
-		"model.publish":       string(got[[]byte](w.t)(json.Marshal(admin.NewModel{DSL: docs}))),
+		"model.publish":       string(got[[]byte](w.T)(json.Marshal(admin.NewModel{DSL: guardtest.Docs}))),
 		"tuple.write":         `{"writes":[{"user":"user:@nobody","relation":"viewer","object":"folder:x"}]}`,
 		"decision.explain":    `{"subject":"user:@nobody","relation":"viewer","object":"folder:x"}`,
 		"credential.revoke":   `{"kind":"token","value":"x"}`,
@@ -86,7 +87,7 @@ func (w *world) bodies() map[string]string {
 }
 
 // problem reads a refusal and holds it to its form.
-func problem(t *testing.T, r reply, status int, kind string) (decision string) {
+func problem(t *testing.T, r guardtest.Reply, status int, kind string) (decision string) {
 	t.Helper()
 	var p struct {
 		Type, Title, Detail string
@@ -94,13 +95,13 @@ func problem(t *testing.T, r reply, status int, kind string) (decision string) {
 		RequestID           string `json:"request_id"`
 		DecisionID          string `json:"decision_id"`
 	}
-	if r.status != status || r.header.Get("Content-Type") != "application/problem+json" {
-		t.Errorf("answered %d %s, want %d: %s", r.status, r.header.Get("Content-Type"), status, r.body)
+	if r.Status != status || r.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("answered %d %s, want %d: %s", r.Status, r.Header.Get("Content-Type"), status, r.Body)
 		return ""
 	}
-	if err := json.Unmarshal([]byte(r.body), &p); err != nil || p.Type != "urn:bulwark:problem:"+kind || p.Status != status ||
-		p.Detail == "" || p.RequestID != r.header.Get(web.RequestIDHeader) {
-		t.Errorf("the problem is %s", r.body)
+	if err := json.Unmarshal([]byte(r.Body), &p); err != nil || p.Type != "urn:bulwark:problem:"+kind || p.Status != status ||
+		p.Detail == "" || p.RequestID != r.Header.Get(web.RequestIDHeader) {
+		t.Errorf("the problem is %s", r.Body)
 	}
 	return p.DecisionID
 }
@@ -109,7 +110,7 @@ func problem(t *testing.T, r reply, status int, kind string) (decision string) {
 func TestEveryRouteRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	ours, theirs := w.stock(w.acme), w.stock(w.globex)
+	ours, theirs := w.stock(w.Acme), w.stock(w.Globex)
 	bodies := w.bodies()
 	used := map[string]bool{}
 	for _, rt := range admin.Table() {
@@ -119,16 +120,16 @@ func TestEveryRouteRefuses(t *testing.T) {
 		// refused asks and demands that nothing changes.
 		refused := func(name string, header http.Header, path string, status int, kind string) (event ledger.Event) {
 			t.Helper()
-			before := w.changes()
-			r := w.send(rt.Method, path, body, header)
+			before := w.Changes()
+			r := w.Send(rt.Method, path, body, header)
 			decision := problem(t, r, status, kind)
-			if now := w.changes(); now != before {
+			if now := w.Changes(); now != before {
 				t.Errorf("%s, %s: %d changes", rt.Action, name, now-before)
 			}
 			if status == http.StatusUnauthorized || t.Failed() {
 				return ledger.Event{}
 			}
-			event = w.one(r.header.Get(web.RequestIDHeader))
+			event = w.One(r.Header.Get(web.RequestIDHeader))
 			if rt.Effect != "opens" && (event.ID != decision || event.Class != ledger.Deny || event.Decision != "deny" || event.Action != rt.Action) {
 				t.Errorf("%s, %s: decision %q is recorded as %+v", rt.Action, name, decision, event)
 			}
@@ -136,34 +137,34 @@ func TestEveryRouteRefuses(t *testing.T) {
 		}
 		if rt.Effect == "opens" {
 			ev := refused("no code", nil, path, http.StatusForbidden, "denied")
-			if ev.Class != ledger.Reject || ev.Tenant != w.platform.Tenant || ev.Source != "127.0.0.0/24" || ev.Subject != "" {
+			if ev.Class != ledger.Reject || ev.Tenant != w.Platform.Tenant || ev.Source != "127.0.0.0/24" || ev.Subject != "" {
 				t.Errorf("a bad code is recorded as %+v", ev)
 			}
 			continue
 		}
 		refused("no token", nil, path, http.StatusUnauthorized, "unauthenticated")
 		who := holder(rt, "acme")
-		refused("another audience", bearer(w.token(who, "authz")), path, http.StatusUnauthorized, "unauthenticated")
-		good := "Bearer " + w.token(who, "admin")
+		refused("another audience", guardtest.Bearer(w.Token(who, "authz")), path, http.StatusUnauthorized, "unauthenticated")
+		good := "Bearer " + w.Token(who, "admin")
 		refused("two credentials", http.Header{"Authorization": {good, good}}, path, http.StatusUnauthorized, "unauthenticated")
 		if rt.Relation == "" {
 			continue
 		}
 		for _, other := range []string{"nobody@acme", "nobody@platform"} {
-			ev := refused(other, bearer(w.token(other, "admin")), path, http.StatusForbidden, "denied")
-			if ev.Subject != "user:"+w.id(other) || ev.Tenant != w.people[other].tenant || ev.Relation != rt.Relation || ev.Reason != "no_relation" {
+			ev := refused(other, guardtest.Bearer(w.Token(other, "admin")), path, http.StatusForbidden, "denied")
+			if ev.Subject != "user:"+w.ID(other) || ev.Tenant != w.TenantOf(other) || ev.Relation != rt.Relation || ev.Reason != "no_relation" {
 				t.Errorf("%s by %s is recorded as %+v", rt.Action, other, ev)
 			}
 		}
 		if rt.Platform {
 			// Nobody of a tenant gets in, whatever role they have there.
 			for _, role := range []string{"administrator", "policy_author", "access_manager", "auditor"} {
-				refused(role, bearer(w.token(role+"@acme", "admin")), path, http.StatusForbidden, "denied")
+				refused(role, guardtest.Bearer(w.Token(role+"@acme", "admin")), path, http.StatusForbidden, "denied")
 			}
 		}
 		if foreign := theirs.path(rt); foreign != path && rt.Action != "model.get" && !rt.Platform {
-			ev := refused("another tenant's ids", bearer(w.token(who, "admin")), foreign, http.StatusNotFound, "not_found")
-			if ev.Reason != "not_found" || ev.Tenant != w.acme.Tenant {
+			ev := refused("another tenant's ids", guardtest.Bearer(w.Token(who, "admin")), foreign, http.StatusNotFound, "not_found")
+			if ev.Reason != "not_found" || ev.Tenant != w.Acme.Tenant {
 				t.Errorf("%s with foreign ids is recorded as %+v", rt.Action, ev)
 			}
 		}
@@ -180,11 +181,11 @@ func TestEveryRouteRefuses(t *testing.T) {
 func TestTenantsStayAmongThemselves(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	theirs := w.stock(w.globex)
-	w.stock(w.acme)
-	boss := bearer(w.token("administrator@acme", "admin"))
-	operator := bearer(w.token("operator@platform", "admin"))
-	before := w.changes()
+	theirs := w.stock(w.Globex)
+	w.stock(w.Acme)
+	boss := guardtest.Bearer(w.Token("administrator@acme", "admin"))
+	operator := guardtest.Bearer(w.Token("operator@platform", "admin"))
+	before := w.Changes()
 	for name, c := range map[string]struct {
 		path, body string
 		who        http.Header
@@ -205,22 +206,22 @@ func TestTenantsStayAmongThemselves(t *testing.T) {
 		"an issuer with keys of one's own":   {"/connections", `{"name":"x","issuer":"https://x.test","audience":"x","kind":"okta","jwks_uri":"https://evil.test"}`, boss, 400, "invalid"},
 		"another tenant's issuer":            {"/connections", `{"name":"x","issuer":"https://globex.test","audience":"x","kind":"okta"}`, boss, 409, "conflict"},
 		"somebody else's role":               {"/users/" + theirs.user + "/roles", `{"role":"auditor"}`, boss, 404, "not_found"},
-		"a tuple for their alias":            {"/tuples", `{"writes":[{"user":"user:@stranger","relation":"viewer","object":"folder:x"}]}`, bearer(w.token("access_manager@acme", "admin")), 404, "not_found"},
-		"a tuple for their service":          {"/tuples", `{"writes":[{"user":"service:@gprop","relation":"viewer","object":"folder:x"}]}`, bearer(w.token("access_manager@acme", "admin")), 404, "not_found"},
-		"an admin right as a tuple":          {"/tuples", `{"writes":[{"user":"user:@nobody","relation":"administrator","object":"system:` + w.acme.Tenant.String() + `"}]}`, bearer(w.token("access_manager@acme", "admin")), 400, "invalid"},
-		"another application":                {"/tuples", `{"application":"system","writes":[{"user":"user:@nobody","relation":"viewer","object":"folder:x"}]}`, bearer(w.token("access_manager@acme", "admin")), 404, "not_found"},
+		"a tuple for their alias":            {"/tuples", `{"writes":[{"user":"user:@stranger","relation":"viewer","object":"folder:x"}]}`, guardtest.Bearer(w.Token("access_manager@acme", "admin")), 404, "not_found"},
+		"a tuple for their service":          {"/tuples", `{"writes":[{"user":"service:@gprop","relation":"viewer","object":"folder:x"}]}`, guardtest.Bearer(w.Token("access_manager@acme", "admin")), 404, "not_found"},
+		"an admin right as a tuple":          {"/tuples", `{"writes":[{"user":"user:@nobody","relation":"administrator","object":"system:` + w.Acme.Tenant.String() + `"}]}`, guardtest.Bearer(w.Token("access_manager@acme", "admin")), 400, "invalid"},
+		"another application":                {"/tuples", `{"application":"system","writes":[{"user":"user:@nobody","relation":"viewer","object":"folder:x"}]}`, guardtest.Bearer(w.Token("access_manager@acme", "admin")), 404, "not_found"},
 	} {
-		r := w.send("POST", admin.Base+c.path, c.body, c.who)
+		r := w.Send("POST", admin.Base+c.path, c.body, c.who)
 		t.Run(name, func(t *testing.T) {
 			if decision := problem(t, r, c.status, c.kind); decision == "" {
 				t.Error("no decision is named")
 			}
-			if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny {
+			if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny {
 				t.Errorf("recorded as %+v", ev)
 			}
 		})
 	}
-	if now := w.changes(); now != before {
+	if now := w.Changes(); now != before {
 		t.Errorf("%d changes", now-before)
 	}
 }
@@ -229,7 +230,7 @@ func TestTenantsStayAmongThemselves(t *testing.T) {
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stock(w.acme)
+	w.stock(w.Acme)
 	tuples := func(n int) string {
 		one := `{"user":"user:@nobody","relation":"viewer","object":"folder:x"}`
 		return `{"writes":[` + strings.TrimSuffix(strings.Repeat(one+",", n), ",") + `]}`
@@ -253,7 +254,7 @@ func TestBadInput(t *testing.T) {
 		"list":                 {"POST", "/users", `[]`, "administrator", 400},
 		"control character":    {"POST", "/users", `{"name":"a\u0000"}`, "administrator", 400},
 		"line in external":     {"POST", "/users", `{"name":"a","connection":"prop","external":"a\nb"}`, "administrator", 400},
-		"name like an id":      {"POST", "/users", `{"name":"` + strings.ToLower(w.id("nobody@acme")) + `"}`, "administrator", 400},
+		"name like an id":      {"POST", "/users", `{"name":"` + strings.ToLower(w.ID("nobody@acme")) + `"}`, "administrator", 400},
 		"no name":              {"POST", "/users", `{}`, "administrator", 400},
 		"no body":              {"POST", "/users", ``, "administrator", 400},
 		"taken name":           {"POST", "/users", `{"name":"prop"}`, "administrator", 409},
@@ -285,16 +286,16 @@ func TestBadInput(t *testing.T) {
 		"explain odd visible":  {"POST", "/explain", `{"subject":"user:@nobody","relation":"viewer","object":"folder:x","visible":"a b"}`, "access_manager", 400},
 		"expired installation": {"POST", "/installations", `{"service":"x","expires":"2001-01-01T00:00:00Z"}`, "administrator", 400},
 	} {
-		before := w.changes()
-		r := w.send(c.method, admin.Base+c.path, c.body, bearer(w.token(c.who+"@acme", "admin")))
+		before := w.Changes()
+		r := w.Send(c.method, admin.Base+c.path, c.body, guardtest.Bearer(w.Token(c.who+"@acme", "admin")))
 		kind := map[int]string{400: "invalid", 409: "conflict", 413: "too_large"}[c.status]
 		if problem(t, r, c.status, kind); t.Failed() {
-			t.Fatalf("%s: %d %s", name, r.status, r.body)
+			t.Fatalf("%s: %d %s", name, r.Status, r.Body)
 		}
-		if w.changes() != before {
+		if w.Changes() != before {
 			t.Errorf("%s changed something", name)
 		}
-		if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Reason != kind {
+		if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Reason != kind {
 			t.Errorf("%s is recorded as %+v", name, ev)
 		}
 	}
@@ -307,10 +308,10 @@ func TestDoorIsLimited(t *testing.T) {
 	body := w.bodies()["enrolment.use"]
 	end := time.Now().Add(20 * time.Second)
 	for time.Now().Before(end) {
-		r := w.send("POST", admin.Base+"/enrolments", body, nil)
-		if r.status == http.StatusTooManyRequests {
+		r := w.Send("POST", admin.Base+"/enrolments", body, nil)
+		if r.Status == http.StatusTooManyRequests {
 			problem(t, r, 429, "exhausted")
-			if r.header.Get("Retry-After") == "" {
+			if r.Header.Get("Retry-After") == "" {
 				t.Error("no Retry-After")
 			}
 			return
