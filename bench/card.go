@@ -2,13 +2,17 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
+	"time"
 )
 
 // costCard prints what Bulwark takes: on disk, to start, idle, and for each
@@ -23,16 +27,23 @@ func (w *world) costCard(ctx context.Context) error {
 	tw := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 	fmt.Fprintf(tw, "  binary\t%.1f MiB\n", float64(info.Size())/(1<<20))
 	fmt.Fprintf(tw, "  start to ready (serve, scrypt included)\t%.0f ms\n", float64(w.ready.Milliseconds()))
-	idle, err := w.metric(ctx, "process_resident_memory_bytes")
+	fmt.Fprintf(tw, "  resident, idle (one tenant, %d people)\t%.1f MiB\n", w.tokens, w.idle/(1<<20))
+	resident, err := w.metric(ctx, "process_resident_memory_bytes")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(tw, "  resident after the runs above\t%.1f MiB\n", idle/(1<<20))
+	fmt.Fprintf(tw, "  resident after the runs above\t%.1f MiB\n", resident/(1<<20))
 	for _, c := range []struct {
 		name string
 		n    int
 		do   func(i int) error
 	}{
+		{"route", routes, func(i int) error {
+			if i > 0 {
+				return nil // all of them came with the first
+			}
+			return w.addRoutes(ctx)
+		}},
 		{"tuple", 3000, func(i int) error {
 			return w.write(ctx, "document:card-"+strconv.Itoa(i), "parent", "folder:plans")
 		}},
@@ -66,6 +77,50 @@ func (w *world) costCard(ctx context.Context) error {
 		fmt.Fprintf(tw, "  each %s (slope over %d)\t%.0f bytes\n", c.name, c.n, (after-before)/float64(c.n))
 	}
 	return tw.Flush()
+}
+
+// routes is how many the card adds.
+const routes = 2000
+
+// addRoutes writes more routes into the configuration, has it read again and
+// waits until the process says that it took them.
+func (w *world) addRoutes(ctx context.Context) error {
+	text, err := os.ReadFile(w.config)
+	if err != nil {
+		return err
+	}
+	before, after, ok := strings.Cut(string(text), "\nroutes:\n")
+	if !ok {
+		return errors.New("the configuration has no routes")
+	}
+	var b strings.Builder
+	b.WriteString(before + "\nroutes:\n")
+	for i := range routes {
+		fmt.Fprintf(&b, "  - id: card-%d\n    methods: [GET]\n    path: /card-%d/{id}\n    upstream: main\n    require: {relation: can_view, object: \"document:{id}\", visible: can_view}\n", i, i)
+	}
+	if err := os.WriteFile(w.config, []byte(b.String()+after), 0o600); err != nil {
+		return err
+	}
+	if err := w.bulwark.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	end := time.NewTimer(30 * time.Second)
+	defer end.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		log, err := os.ReadFile(w.path("serve.log"))
+		if err != nil || bytes.Contains(log, []byte("the configuration was taken")) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end.C:
+			return fmt.Errorf("the routes were not taken: %s", log)
+		}
+	}
 }
 
 // liveHeap asks for the heap after the last collection: /gc/heap/live:bytes of

@@ -35,7 +35,7 @@ func main() {
 	}
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds")
-	flag.DurationVar(&o.length, "length", 3*time.Second, "of one row of one round")
+	flag.DurationVar(&o.length, "length", 8*time.Second, "of one row of one round")
 	flag.IntVar(&o.connections, "connections", 64, "client connections")
 	flag.IntVar(&o.tokens, "tokens", 1000, "distinct tokens of the second row")
 	flag.BoolVar(&o.card, "card", true, "print the cost card")
@@ -64,6 +64,9 @@ func (o *options) run(ctx context.Context) error {
 	}
 	fmt.Printf("setting up: %d users, each with a token of an external issuer\n", o.tokens)
 	if err := w.open(ctx); err != nil {
+		return err
+	}
+	if w.idle, err = w.metric(ctx, "process_resident_memory_bytes"); err != nil {
 		return err
 	}
 	if err := w.gateway(ctx); err != nil {

@@ -41,7 +41,8 @@ type world struct {
 	upstream, bare, bulwark *part
 	ready                   time.Duration
 	ops                     *http.Client // trusts Bulwark's certificate
-	api, opsURL             string
+	api, opsURL, config     string
+	idle                    float64 // bytes resident before the load
 	sessions                map[string]session
 }
 
@@ -146,6 +147,7 @@ func (w *world) openBulwark(ctx context.Context) error {
 	if err := json.Unmarshal(out, &made); err != nil {
 		return err
 	}
+	w.config = made.Config
 	serve := exec.Command(w.path("bulwark"), "serve", "--config", made.Config)
 	log, err := os.Create(w.path("serve.log"))
 	if err != nil {
