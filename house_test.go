@@ -105,6 +105,70 @@ func TestPackageDocs(t *testing.T) {
 	}
 }
 
+// Every exported name says what it is; a group of constants or variables may
+// say it once, and what an interface of the package says needs no echo.
+func TestExportedNamesAreDocumented(t *testing.T) {
+	t.Parallel()
+	said := map[string]bool{} // "<folder> <method>"
+	eachFile(t, func(f sourceFile) {
+		ast.Inspect(f.file, func(n ast.Node) bool {
+			if i, ok := n.(*ast.InterfaceType); ok {
+				for _, m := range i.Methods.List {
+					for _, name := range m.Names {
+						said[filepath.Dir(f.path)+" "+name.Name] = m.Doc != nil || m.Comment != nil
+					}
+				}
+			}
+			return true
+		})
+	})
+	eachFile(t, func(f sourceFile) {
+		if f.test || f.pkg == "cmd" {
+			return
+		}
+		need := func(documented bool, names ...*ast.Ident) {
+			for _, n := range names {
+				if n.IsExported() && !documented {
+					t.Errorf("%s: %s is not documented", f.path, n.Name)
+				}
+			}
+		}
+		for _, d := range f.file.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				echo := d.Recv != nil && said[filepath.Dir(f.path)+" "+d.Name.Name]
+				need(d.Doc != nil || echo || unexportedReceiver(d), d.Name)
+			case *ast.GenDecl:
+				for _, s := range d.Specs {
+					switch s := s.(type) {
+					case *ast.TypeSpec:
+						need(d.Doc != nil || s.Doc != nil, s.Name)
+					case *ast.ValueSpec:
+						need(d.Doc != nil || s.Doc != nil || s.Comment != nil, s.Names...)
+					}
+				}
+			}
+		}
+	})
+}
+
+// unexportedReceiver reports a method that nobody outside can name, which an
+// interface asks for.
+func unexportedReceiver(d *ast.FuncDecl) bool {
+	if d.Recv == nil {
+		return false
+	}
+	typ := d.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	if generic, ok := typ.(*ast.IndexExpr); ok {
+		typ = generic.X
+	}
+	name, ok := typ.(*ast.Ident)
+	return ok && !name.IsExported()
+}
+
 func TestNoInitNoMocksNoVagueNames(t *testing.T) {
 	t.Parallel()
 	vague := regexp.MustCompile(`(^|/)(utils?|commons?|helpers?|types|models|misc|mocks?)(/|\.go$|_test\.go$)`)
