@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"strconv"
@@ -47,7 +48,7 @@ func (w *world) costCard(ctx context.Context) error {
 		{"tuple", 3000, func(i int) error {
 			return w.write(ctx, "document:card-"+strconv.Itoa(i), "parent", "folder:plans")
 		}},
-		{"service with a grant", 300, func(i int) error {
+		{"service with a grant", 1000, func(i int) error {
 			name := "card-" + strconv.Itoa(i)
 			if err := w.call(ctx, "admin", "/services", map[string]string{"name": name}, nil); err != nil {
 				return err
@@ -123,10 +124,24 @@ func (w *world) addRoutes(ctx context.Context) error {
 	}
 }
 
-// liveHeap asks for the heap after the last collection: /gc/heap/live:bytes of
-// runtime/metrics, which the Go collector exports. Requests are made until two
-// collections have passed, so that what the requests left behind is gone.
+// liveHeap returns the least of some readings: what the requests before left
+// behind (connections, buffers) goes one collection after the other.
 func (w *world) liveHeap(ctx context.Context) (float64, error) {
+	least := math.Inf(1)
+	for range 3 {
+		now, err := w.collected(ctx)
+		if err != nil {
+			return 0, err
+		}
+		least = min(least, now)
+	}
+	return least, nil
+}
+
+// collected asks for the heap after the last collection: /gc/heap/live:bytes of
+// runtime/metrics, which the Go collector exports. Requests are made until two
+// collections have passed.
+func (w *world) collected(ctx context.Context) (float64, error) {
 	began, err := w.metric(ctx, "go_gc_duration_seconds_count")
 	if err != nil {
 		return 0, err

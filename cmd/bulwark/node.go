@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -83,6 +84,9 @@ func openNode(ctx context.Context, p plan) (n *node, err error) {
 			return n, err
 		}
 	}
+	// Unlocking the root key took 256 MiB (scrypt); without this they stay
+	// resident for minutes, on machines that count megabytes.
+	debug.FreeOSMemory()
 	n.stop = n.background(ctx)
 	return n, nil
 }
