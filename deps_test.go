@@ -24,6 +24,7 @@ const neighbours = `
 fault < secret tenant relation envelope jose principal ledger
 secret < envelope jose
 tenant < principal ledger envelope
+jose < principal          # one reader of the claims of our own tokens
 relation < ledger
 
 schema condition policy < authz

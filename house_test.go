@@ -31,8 +31,7 @@ var trusted = map[string]string{
 	"internal/kms/cache.go":         "the changelog of our own store",
 	"internal/store/sqlite/read.go": "rows of our own store",
 	"internal/ledger/encode.go":     "an event of our own log or outbox",
-	"internal/authn/own.go":         "a claim of a token that we signed, after its verification",
-	"internal/sts/claims.go":        "a claim of a token that we signed, after its verification",
+	"internal/principal/claims.go":  "a claim of a token that we signed, after its verification",
 }
 
 type sourceFile struct {

@@ -153,7 +153,7 @@ func read(conn *directory.Connection, h jose.Header, c jose.Claims) (shape, *Ref
 	if c.Has("nonce") || c.Has("at_hash") || c.Has("c_hash") {
 		return shape{}, refuse(TokenType, nil)
 	}
-	r := reader{claims: c}
+	r := jose.Reader{Claims: c}
 	var s shape
 	var ok bool
 	switch conn.Kind {
@@ -163,27 +163,27 @@ func read(conn *directory.Connection, h jose.Header, c jose.Claims) (shape, *Ref
 		s, ok = readOkta(&r, h)
 	case directory.Entra:
 		s, ok = readEntra(&r, h)
-		if ok && r.err == nil && !ofTenant(conn.Issuer, r.need("tid")) {
+		if ok && r.Err == nil && !ofTenant(conn.Issuer, r.Need("tid")) {
 			return shape{}, refuse(Issuer, nil)
 		}
 	case directory.Google:
 		s, ok = readGoogle(&r, h)
 	}
 	if !ok {
-		return shape{}, refuse(TokenType, r.err)
+		return shape{}, refuse(TokenType, r.Err)
 	}
-	if r.err != nil {
-		return shape{}, refuse(Malformed, r.err)
+	if r.Err != nil {
+		return shape{}, refuse(Malformed, r.Err)
 	}
 	return s, nil
 }
 
 // readRFC9068: the header's typ is the mark.
-func readRFC9068(r *reader, h jose.Header) (shape, bool) {
+func readRFC9068(r *jose.Reader, h jose.Header) (shape, bool) {
 	if !h.Is("at+jwt") {
 		return shape{}, false
 	}
-	return shape{r.need("sub"), r.need("client_id"), r.need("jti"), r.scopes("scope")}, true
+	return shape{r.Need("sub"), r.Need("client_id"), r.Need("jti"), r.Scopes("scope")}, true
 }
 
 // plain reports whether the header calls the token a JWT or nothing.
@@ -193,15 +193,15 @@ func plain(h jose.Header) bool { return h.Typ == "" || h.Is("JWT") }
 // access tokens alone. uid is the person's immutable id; sub is the login,
 // which can change and is often an e-mail address, so it counts only for a
 // client that acts for itself, where it equals cid.
-func readOkta(r *reader, h jose.Header) (shape, bool) {
-	c := r.claims
-	if !(plain(h) || h.Is("at+jwt")) || !c.Has("cid") || !c.Has("scp") || strings.HasPrefix(r.may("jti"), "ID.") {
+func readOkta(r *jose.Reader, h jose.Header) (shape, bool) {
+	c := r.Claims
+	if !(plain(h) || h.Is("at+jwt")) || !c.Has("cid") || !c.Has("scp") || strings.HasPrefix(r.May("jti"), "ID.") {
 		return shape{}, false
 	}
-	s := shape{client: r.need("cid"), id: r.may("jti"), scopes: r.list("scp")}
+	s := shape{client: r.Need("cid"), id: r.May("jti"), scopes: r.List("scp")}
 	if c.Has("uid") {
-		s.subject = r.need("uid")
-	} else if s.subject = r.need("sub"); s.subject != s.client {
+		s.subject = r.Need("uid")
+	} else if s.subject = r.Need("sub"); s.subject != s.client {
 		return shape{}, false
 	}
 	return s, true
@@ -210,20 +210,20 @@ func readOkta(r *reader, h jose.Header) (shape, bool) {
 // readEntra: access tokens name the client that got them and how it proved
 // itself (azp, azpacr; appid, appidacr in version 1), and scp or roles. ID tokens
 // have no azpacr. oid is the person's immutable id in the directory tid.
-func readEntra(r *reader, h jose.Header) (shape, bool) {
-	c := r.claims
+func readEntra(r *jose.Reader, h jose.Header) (shape, bool) {
+	c := r.Claims
 	client, proof := "azp", "azpacr"
-	if r.need("ver") == "1.0" {
+	if r.Need("ver") == "1.0" {
 		client, proof = "appid", "appidacr"
-	} else if r.may("ver") != "2.0" {
+	} else if r.May("ver") != "2.0" {
 		return shape{}, false
 	}
 	if !plain(h) || !c.Has(client) || !c.Has(proof) || !(c.Has("scp") || c.Has("roles")) {
 		return shape{}, false
 	}
-	s := shape{subject: r.need("oid"), client: r.need(client), id: r.may("uti"), scopes: r.scopes("scp")}
+	s := shape{subject: r.Need("oid"), client: r.Need(client), id: r.May("uti"), scopes: r.Scopes("scp")}
 	if c.Has("roles") && !c.Has("scp") { // an application's own permissions
-		s.scopes = r.list("roles")
+		s.scopes = r.List("roles")
 	}
 	return s, true
 }
@@ -242,10 +242,10 @@ func ofTenant(issuer, tid string) bool {
 // readGoogle: the ID tokens by which Google's service accounts call services.
 // There the account is its own authorized party, azp = sub; in a person's ID
 // token azp is the client ID of an application, and hd may name a domain.
-func readGoogle(r *reader, h jose.Header) (shape, bool) {
-	c := r.claims
-	if !plain(h) || !c.Has("azp") || c.Has("hd") || r.need("azp") != r.need("sub") {
+func readGoogle(r *jose.Reader, h jose.Header) (shape, bool) {
+	c := r.Claims
+	if !plain(h) || !c.Has("azp") || c.Has("hd") || r.Need("azp") != r.Need("sub") {
 		return shape{}, false
 	}
-	return shape{subject: r.need("sub"), client: r.need("azp")}, true
+	return shape{subject: r.Need("sub"), client: r.Need("azp")}, true
 }

@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"time"
 
-	"bulwark.example/internal/fault"
 	"bulwark.example/internal/jose"
 	"bulwark.example/internal/principal"
-	"bulwark.example/internal/tenant"
 )
 
 // accessClaims are the claims of an access token, in the order of the bytes.
@@ -92,8 +89,8 @@ func (i *Issuer) read(token, typ string) (t subjectToken, reason string) {
 	if err != nil {
 		return t, "token_signature"
 	}
-	p, err := readClaims(claims)
-	if err != nil {
+	p, err := principal.Read(claims)
+	if err != nil || (typ != TypAssertion && p.ClientID == "") {
 		return t, "token_malformed"
 	}
 	now := i.cfg.Now()
@@ -116,83 +113,6 @@ func (i *Issuer) read(token, typ string) (t subjectToken, reason string) {
 		}
 	}
 	return t, ""
-}
-
-// readClaims reads what access tokens and assertions have in common. The
-// signature is ours; a claim that we would not have written is refused all the
-// same. The error has kind Invalid.
-func readClaims(c jose.Claims) (*principal.Principal, error) {
-	bad := fault.New(fault.Invalid, "the token's claims are not ours")
-	var failed bool
-	text := func(name string) string {
-		s, _, err := c.Text(name)
-		failed = failed || err != nil
-		return s
-	}
-	when := func(name string) time.Time {
-		t, _, err := c.Time(name)
-		failed = failed || err != nil
-		return t
-	}
-	aud, single, err := c.Audience()
-	if err != nil || !single || aud[0] == "" {
-		return nil, bad
-	}
-	amr, _, err := c.Texts("amr")
-	if err != nil {
-		return nil, bad
-	}
-	actors, err := readActors(c)
-	if err != nil {
-		return nil, bad
-	}
-	scopes, ok := parseScope(text("scope"))
-	if !ok {
-		return nil, bad
-	}
-	subject, err := principal.ParseSubject(text("sub"))
-	if err != nil {
-		return nil, bad
-	}
-	t, err := tenant.Trusted(text("tenant")) // from inside a token that we signed
-	if err != nil {
-		return nil, bad
-	}
-	p := &principal.Principal{
-		Tenant: t, Subject: subject, Actors: actors, ClientID: text("client_id"), Scopes: scopes,
-		Assurance: principal.Assurance{ACR: text("acr"), AMR: amr, AuthTime: when("auth_time")},
-		Credential: principal.Credential{
-			Issuer: text("iss"), Audience: aud[0], JTI: text("jti"), RootJTI: text("root_jti"), SID: text("sid"),
-			IssuedAt: when("iat"), NotBefore: when("nbf"), Expires: when("exp"),
-		},
-	}
-	cr := &p.Credential
-	if failed || cr.JTI == "" || cr.RootJTI == "" || cr.IssuedAt.IsZero() || cr.Expires.IsZero() {
-		return nil, bad
-	}
-	return p, nil
-}
-
-func readActors(c jose.Claims) ([]principal.Actor, error) {
-	bad := fault.New(fault.Invalid, "the actor chain is not ours")
-	var actors []principal.Actor
-	for {
-		act, ok, err := c.Object("act")
-		if err != nil {
-			return nil, bad
-		}
-		if !ok {
-			return actors, nil
-		}
-		name, _, err1 := act.Text("sub")
-		jti, _, err2 := act.Text("jti")
-		s, err3 := principal.ParseSubject(name)
-		if err1 != nil || err2 != nil || err3 != nil || jti == "" || len(actors) == principal.MaxActors {
-			return nil, bad
-		}
-		actors = append(actors, principal.Actor{Subject: s, JTI: jti})
-		c = act
-	}
 }
 
 // Limits on the parameter scope.

@@ -145,7 +145,7 @@ func TestGoldenTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := readClaims(claims)
+		got, err := principal.Read(claims)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -410,7 +410,9 @@ func TestExportFollows(t *testing.T) {
 	read, write := io.Pipe()
 	ended := make(chan error, 1)
 	auditor := w.as("auditor@acme")
-	go func() { ended <- auditor.Export(ctx, admin.EventFilter{Action: "service.create", Subject: w.Subject("administrator@acme")}, true, write) }()
+	go func() {
+		ended <- auditor.Export(ctx, admin.EventFilter{Action: "service.create", Subject: w.Subject("administrator@acme")}, true, write)
+	}()
 	lines := bufio.NewScanner(read)
 	for i := range 3 {
 		made := got[admin.Service](t)(w.as("administrator@acme").CreateService(ctx, admin.NewService{Name: fmt.Sprintf("s%d", i)}))
