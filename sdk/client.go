@@ -3,10 +3,11 @@ package sdk
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/json" // exact about repeated members and the case of names
 )
 
 // ClientConfig says who this service is to Bulwark.
@@ -25,7 +27,7 @@ type ClientConfig struct {
 	ClientID string // the service's id
 	Key      []byte // private JWK (EC P-256), as `bulwark service key` writes it
 
-	HTTP *http.Client     // nil: a client with TLS 1.3 and a time limit
+	HTTP *http.Client     // used without redirects; nil: a client with TLS 1.3 and a time limit
 	Now  func() time.Time // nil: time.Now
 }
 
@@ -36,9 +38,11 @@ type Client struct {
 	signer jose.Signer
 
 	mu     sync.Mutex
-	tokens map[string]cached // by tenant and audience: the service's own, never anybody's
-	stores map[string]string // by tenant: the one default store
+	tokens map[tokenKey]*cached // the service's own, never anybody's; pointers, for fmt prints what a map holds
+	stores map[string]string    // by tenant: the one default store
 }
+
+type tokenKey struct{ tenant, audience string }
 
 type cached struct {
 	token   string
@@ -48,38 +52,48 @@ type cached struct {
 // maxCached bounds the tokens kept; beyond it the cache begins anew.
 const maxCached = 1024
 
-// NewClient returns a client. The error tells what the configuration misses.
+// NewClient returns a client. The error tells what the configuration misses,
+// and holds no part of the key.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	u, err := url.Parse(cfg.Issuer)
-	if err != nil || u.Scheme != "https" || u.Host == "" || cfg.ClientID == "" {
-		return nil, errors.New("bulwark: Issuer (an https URL) and ClientID are needed")
+	base, err := base(cfg.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.ClientID == "" {
+		return nil, errors.New("bulwark: ClientID is needed: the service's id")
 	}
 	var key jose.JSONWebKey
-	if err := json.Unmarshal(cfg.Key, &key); err != nil || !key.Valid() || key.IsPublic() {
-		return nil, errors.New("bulwark: Key must be a private JWK") // the cause could hold a part of it
+	// The cause of a failure could hold a part of the key, so it is dropped.
+	if err := key.UnmarshalJSON(cfg.Key); err != nil || !key.Valid() || key.KeyID == "" {
+		return nil, errors.New("bulwark: Key must be a private JWK with a kid")
+	}
+	if k, ok := key.Key.(*ecdsa.PrivateKey); !ok || k.Curve != elliptic.P256() {
+		return nil, errors.New("bulwark: Key must be a private JWK for ES256: EC, P-256")
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
-		return nil, errors.New("bulwark: Key must be a private JWK for ES256")
+		return nil, errors.New("bulwark: Key cannot sign")
 	}
-	if cfg.HTTP == nil {
-		cfg.HTTP = defaultHTTP()
-	}
+	cfg.Key = nil // the signer has it; nothing else needs it
+	cfg.HTTP = direct(cfg.HTTP)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Client{
-		cfg: cfg, base: strings.TrimSuffix(cfg.Issuer, "/"), signer: signer,
-		tokens: map[string]cached{}, stores: map[string]string{},
-	}, nil
+	return &Client{cfg: cfg, base: base, signer: signer, tokens: map[tokenKey]*cached{}, stores: map[string]string{}}, nil
 }
 
-func defaultHTTP() *http.Client {
-	return &http.Client{
-		Timeout:       10 * time.Second,
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+// direct returns c, or one to begin with, as it never follows a redirect: that
+// would hand keys, tokens and client assertions to whom the issuer never named.
+func direct(c *http.Client) *http.Client {
+	if c == nil {
+		c = &http.Client{
+			Timeout:   10 * time.Second,
+			Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13}, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute},
+		}
 	}
+	own := *c
+	own.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &own
 }
 
 // OAuthError is a refusal of the token endpoint (RFC 6749 section 5.2).
@@ -98,16 +112,19 @@ func (e *OAuthError) Error() string { return "bulwark: " + e.Code + ": " + e.Des
 //
 // The error is an *OAuthError when Bulwark refuses.
 func (c *Client) Exchange(ctx context.Context, p *Principal, audience string, scope []string) (string, error) {
-	if p == nil || p.token == "" {
+	if p == nil || p.token == nil {
 		return "", errors.New("bulwark: there is no principal to exchange for; is the middleware missing?")
 	}
 	kind := "urn:ietf:params:oauth:token-type:access_token"
 	if p.typ == typAssertion {
 		kind = "urn:ietf:params:oauth:token-type:jwt"
 	}
+	if scope != nil && len(scope) == 0 {
+		return "", errors.New("bulwark: the protocol cannot ask for a token without scopes; nil keeps what there is")
+	}
 	form := url.Values{
 		"grant_type":    {"urn:ietf:params:oauth:grant-type:token-exchange"},
-		"subject_token": {p.token}, "subject_token_type": {kind}, "audience": {audience},
+		"subject_token": {p.token()}, "subject_token_type": {kind}, "audience": {audience},
 	}
 	if len(scope) > 0 {
 		form.Set("scope", strings.Join(scope, " "))
@@ -122,12 +139,12 @@ func (c *Client) Exchange(ctx context.Context, p *Principal, audience string, sc
 //
 // The error is an *OAuthError when Bulwark refuses.
 func (c *Client) Token(ctx context.Context, tenant, audience string) (string, error) {
-	key := tenant + "\x00" + audience
+	key := tokenKey{tenant, audience}
 	c.mu.Lock()
-	t, ok := c.tokens[key]
+	kept := c.tokens[key]
 	c.mu.Unlock()
-	if ok && c.cfg.Now().Add(30*time.Second).Before(t.expires) {
-		return t.token, nil
+	if kept != nil && c.cfg.Now().Add(30*time.Second).Before(kept.expires) {
+		return kept.token, nil
 	}
 	form := url.Values{"grant_type": {"client_credentials"}, "audience": {audience}}
 	if tenant != "" {
@@ -142,7 +159,7 @@ func (c *Client) Token(ctx context.Context, tenant, audience string) (string, er
 	if len(c.tokens) >= maxCached {
 		clear(c.tokens)
 	}
-	c.tokens[key] = t
+	c.tokens[key] = &t
 	return t.token, nil
 }
 
@@ -186,54 +203,73 @@ func (c *Client) request(ctx context.Context, form url.Values) (cached, error) {
 	return cached{out.Token, now.Add(time.Duration(out.ExpiresIn) * time.Second)}, nil
 }
 
-// Check asks whether the subject has the relation to the object in the
-// principal's tenant. An error is never an allow: treat it as a no.
+// Check asks whether the subject has the relation to the object in the tenant;
+// take both from the principal. An empty tenant is the service's own. An error
+// is never an allow: treat it as a no.
 func (c *Client) Check(ctx context.Context, tenant, subject, relation, object string) (bool, error) {
-	token, err := c.Token(ctx, tenant, "authz")
-	if err != nil {
-		return false, err
+	allowed, status, err := c.check(ctx, tenant, subject, relation, object)
+	if status == http.StatusUnauthorized || status == http.StatusNotFound {
+		// What was kept is not good any more: the token was revoked, for
+		// instance. Once more with fresh ones.
+		c.mu.Lock()
+		delete(c.tokens, tokenKey{tenant, authz})
+		delete(c.stores, tenant)
+		c.mu.Unlock()
+		allowed, _, err = c.check(ctx, tenant, subject, relation, object)
 	}
-	store, err := c.store(ctx, tenant, token)
+	return allowed && err == nil, err
+}
+
+// authz is the audience of the check API.
+const authz = "authz"
+
+// check asks once. status is 0 when the check API was not reached.
+func (c *Client) check(ctx context.Context, tenant, subject, relation, object string) (allowed bool, status int, err error) {
+	token, err := c.Token(ctx, tenant, authz)
 	if err != nil {
-		return false, err
+		return false, 0, err
+	}
+	store, status, err := c.store(ctx, tenant, token)
+	if err != nil {
+		return false, status, err
 	}
 	body, err := json.Marshal(map[string]any{"tuple_key": map[string]string{"user": subject, "relation": relation, "object": object}})
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	var out struct {
 		Allowed bool   `json:"allowed"`
 		Message string `json:"message"`
 	}
-	status, err := c.post(ctx, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, body, &out)
+	status, err = c.post(ctx, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, body, &out)
 	if err != nil {
-		return false, err
+		return false, status, err
 	}
 	if status != http.StatusOK {
-		return false, fmt.Errorf("bulwark: the check was refused with %d: %s", status, out.Message)
+		return false, status, fmt.Errorf("bulwark: the check was refused with %d: %s", status, out.Message)
 	}
-	return out.Allowed, nil
+	return out.Allowed, status, nil
 }
 
 // store finds the tenant's one store.
-func (c *Client) store(ctx context.Context, tenant, token string) (string, error) {
+func (c *Client) store(ctx context.Context, tenant, token string) (id string, status int, err error) {
 	c.mu.Lock()
 	id, ok := c.stores[tenant]
 	c.mu.Unlock()
 	if ok {
-		return id, nil
+		return id, 0, nil
 	}
 	var out struct {
 		Stores []struct {
 			ID string `json:"id"`
 		} `json:"stores"`
 	}
-	status, err := c.send(ctx, http.MethodGet, c.base+"/stores", "", token, nil, &out)
+	status, err = c.send(ctx, http.MethodGet, c.base+"/stores", "", token, nil, &out)
 	if err != nil {
-		return "", err
+		return "", status, err
 	}
-	if status != http.StatusOK || len(out.Stores) != 1 {
-		return "", fmt.Errorf("bulwark: the tenant's store cannot be told (%d, %d stores)", status, len(out.Stores))
+	if status != http.StatusOK || len(out.Stores) != 1 || out.Stores[0].ID == "" {
+		return "", status, fmt.Errorf("bulwark: the tenant's store cannot be told (%d, %d stores)", status, len(out.Stores))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -241,7 +277,7 @@ func (c *Client) store(ctx context.Context, tenant, token string) (string, error
 		clear(c.stores)
 	}
 	c.stores[tenant] = out.Stores[0].ID
-	return out.Stores[0].ID, nil
+	return out.Stores[0].ID, status, nil
 }
 
 func (c *Client) post(ctx context.Context, u, kind, token string, body []byte, out any) (int, error) {

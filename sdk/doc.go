@@ -16,6 +16,10 @@
 // The tenant comes from the verified token and from nowhere else: take it from
 // the [Principal], never from a path, a header or a body.
 //
+// What came through the gateway was decided there, and [Principal.Decided] tells
+// what. What came with a token for this service was not: a handler that serves
+// both asks [Client.Check] for what it was not told.
+//
 // Everything here is safe for concurrent use. The package follows semantic
 // versioning from version 1 on; until then a minor version may change it.
 package sdk

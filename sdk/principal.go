@@ -18,18 +18,29 @@ type Principal struct {
 	AMR      []string  // and by which methods (RFC 8176)
 	AuthTime time.Time // zero when unknown
 
-	// What the gateway decided; empty for a token that came without it.
+	// What the gateway decided; empty for a token that came without it, and on
+	// routes that need authentication alone. See [Principal.Decided].
 	Route, Relation, Object string
 
 	ID      string    // of the assertion or token (jti)
 	Expires time.Time // of the assertion or token
 
-	token string // as received, for Exchange
+	// What was received, for Exchange. It is behind a function because fmt
+	// prints the fields of a struct, unexported ones too.
+	token func() string
 	typ   string
 }
 
 // HasScope reports whether the principal was granted the scope.
 func (p *Principal) HasScope(scope string) bool { return slices.Contains(p.Scopes, scope) }
+
+// Decided reports whether the gateway decided, for this very request, that the
+// subject has the relation to the object. It is false for a caller with a token
+// for this service, which came past the gateway: ask [Client.Check] then, or
+// refuse.
+func (p *Principal) Decided(relation, object string) bool {
+	return p != nil && relation != "" && p.Relation == relation && p.Object == object
+}
 
 type contextKey struct{}
 
