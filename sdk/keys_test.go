@@ -2,6 +2,7 @@ package sdk_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -288,20 +289,20 @@ func TestGivingUp(t *testing.T) {
 	i.set(func() { i.holding = hold })
 	s := newService(t, i, nil)
 	a := s.fresh("a1")
+	impatient, giveUp := context.WithCancel(t.Context())
 	first := make(chan error, 1)
-	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/documents/roadmap", nil)
+	req, err := http.NewRequestWithContext(impatient, "GET", s.URL+"/documents/roadmap", nil)
 	must(t, err)
 	req.Header.Set(sdk.AssertionHeader, a)
-	impatient := *s.Client()
-	impatient.Timeout = 50 * time.Millisecond
 	go func() {
-		res, err := impatient.Do(req)
+		res, err := s.Client().Do(req)
 		if err == nil {
 			_ = res.Body.Close()
 		}
 		first <- err
 	}()
 	i.awaitFetches(1)
+	giveUp()
 	if err := <-first; err == nil {
 		t.Error("the first did not give up")
 	}
