@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -38,14 +39,56 @@ func TestPathAttacks(t *testing.T) {
 		}
 		h.nothing(target)
 	}
+	// net/http refuses "%zz" and "%" itself; that event comes with the connection's end.
+	h.await("an event for each request", func() bool { return len(h.events.list()) == len(targets) })
 	for _, e := range h.events.list() {
 		if e.Class != ledger.Reject || e.Status != 400 || e.Subject != "" || e.Source != "127.0.0.0/24" || e.RequestID == "" {
 			t.Errorf("the event %+v", e)
 		}
 	}
-	// net/http refuses "%zz" and "%" itself: there is no event of ours for these.
-	if n := len(h.events.list()); n != len(targets)-2 {
-		t.Errorf("%d events for %d requests", n, len(targets))
+	if r := h.events.reasons(); strings.Count(r, "bad_path")+strings.Count(r, "bad_target") != len(targets)-2 || strings.Count(r, "unreadable_request") != 2 {
+		t.Error(r)
+	}
+}
+
+// What net/http refuses by itself is an event too; what it does not, is not.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	h := build(t, nil, nil)
+	bad := []string{
+		"GET /open/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + strings.Repeat("a", 1<<20) + "\r\n\r\n",
+		"GET /open/x HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
+		"GET /open/x HTTP/1.1\r\n\r\n", // no Host
+		"\x16\x03\x01 no HTTP\r\n\r\n",
+		"GET /open/x HTTP/1.1\r\nHost: loc", // and away
+	}
+	for _, wire := range bad {
+		c := h.dial("http/1.1")
+		go func() { _, _ = io.WriteString(c, wire); _ = c.CloseWrite() }() // the server may not read all of it
+		_, _ = io.Copy(io.Discard, c)                                      // until the server closes, or resets
+	}
+	h.await("an event for each", func() bool { return len(h.events.list()) == len(bad) })
+	for _, e := range h.events.list() {
+		if e.Class != ledger.Reject || e.Reason != "unreadable_request" || e.Source != "127.0.0.0/24" || e.Route != "" {
+			t.Errorf("the event %+v", e)
+		}
+	}
+	_ = h.dial("http/1.1").Close()
+	_ = h.dial("h2").Close()
+	for range 2 {
+		h.get("/open/x")
+	}
+	c := h.dial("h2")
+	_, _ = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+frame(4, 0, 0, ""))
+	_, _ = io.ReadFull(c, make([]byte, 9)) // the server's settings: it speaks HTTP/2
+	_ = c.Close()
+	h.await("the connections' ends", func() bool {
+		open := 0
+		h.gateway.connections.Range(func(any, any) bool { open++; return true })
+		return open == 0
+	})
+	if r := h.events.reasons(); strings.Count(r, "unreadable_request") != len(bad) {
+		t.Errorf("honest connections left events: %s", r)
 	}
 }
 

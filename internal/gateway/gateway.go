@@ -64,6 +64,9 @@ type Gateway struct {
 	server  *http.Server
 	quiet   *log.Logger
 	buffers bufferPool
+
+	connections sync.Map // net.Conn to *connection, as long as it is open
+
 	// Header values that are the same for every request.
 	https, private []string
 }
@@ -102,6 +105,7 @@ func New(cfg Config) (*Gateway, error) {
 
 // ServeHTTP answers one request. It is the handler that [Gateway.Serve] serves.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	reached(r.Context())
 	snap := g.current.Load()
 	x := &exchange{ResponseWriter: w, g: g, id: tenant.RandomID()}
 	x.source, x.address = source(r.RemoteAddr)

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -323,6 +324,16 @@ func (h *house) dial(protocol string) *tls.Conn {
 	h.t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c
+}
+
+// await waits until the condition holds.
+func (h *house) await(what string, holds func() bool) {
+	h.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !holds(); runtime.Gosched() {
+		if time.Now().After(end) {
+			h.t.Fatalf("never came: %s", what)
+		}
+	}
 }
 
 // answer is one response on a raw connection.

@@ -25,14 +25,15 @@ func (f *flawed) Error() string { return f.detail }
 
 // The flaws. Their values never change.
 var (
-	flawNoRoute  = &flawed{http.StatusNotFound, "no_route", ""}
-	flawMethod   = &flawed{http.StatusMethodNotAllowed, "method_not_allowed", "the header Allow lists what this path takes"}
-	flawBody     = &flawed{http.StatusRequestEntityTooLarge, "body_too_large", "the body is larger than this route takes"}
-	flawProtocol = &flawed{http.StatusNotImplemented, "protocol_change", "tunnels, traces and protocol upgrades are not offered"}
-	flawTarget   = &flawed{http.StatusBadRequest, "bad_target", "the request target must be a path, with a query at most, in printable ASCII without a fragment"}
-	flawHeaders  = &flawed{http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "the headers are larger than 32 KiB"}
-	flawHeader   = &flawed{http.StatusBadRequest, "bad_header", "a header's value is not UTF-8"}
-	flawRepeated = &flawed{http.StatusBadRequest, "repeated_header", "Host, Content-Type and Content-Length may be sent once"}
+	flawNoRoute    = &flawed{http.StatusNotFound, "no_route", ""}
+	flawMethod     = &flawed{http.StatusMethodNotAllowed, "method_not_allowed", "the header Allow lists what this path takes"}
+	flawBody       = &flawed{http.StatusRequestEntityTooLarge, "body_too_large", "the body is larger than this route takes"}
+	flawProtocol   = &flawed{http.StatusNotImplemented, "protocol_change", "tunnels, traces and protocol upgrades are not offered"}
+	flawTarget     = &flawed{http.StatusBadRequest, "bad_target", "the request target must be a path, with a query at most, in printable ASCII without a fragment"}
+	flawHeaders    = &flawed{http.StatusRequestHeaderFieldsTooLarge, "headers_too_large", "the headers are larger than 32 KiB"}
+	flawHeader     = &flawed{http.StatusBadRequest, "bad_header", "a header's value is not UTF-8"}
+	flawUnreadable = &flawed{http.StatusBadRequest, "unreadable_request", ""} // net/http answered, or the client left
+	flawRepeated   = &flawed{http.StatusBadRequest, "repeated_header", "Host, Content-Type and Content-Length may be sent once"}
 )
 
 // screen refuses what net/http lets through although two servers may read it
@@ -96,10 +97,14 @@ func source(remote string) (string, netip.Addr) {
 // reject answers and records a request that was refused before the guard. No
 // unverified word of the client enters the event.
 func (x *exchange) reject(f *flawed, routeID string) {
-	x.g.cfg.Recorder.Reject(ledger.Event{
-		ID: tenant.RandomID(), Time: x.g.cfg.Now(), Class: ledger.Reject, Action: "request",
-		Tenant: tenant.Platform, Decision: "deny", Reason: f.reason, Route: routeID,
-		RequestID: x.id, Source: ledger.Network(x.address), Status: f.status,
-	})
+	x.g.rejected(f, routeID, x.id, x.address)
 	x.problem(f.status, f.detail, "", "")
+}
+
+func (g *Gateway) rejected(f *flawed, routeID, requestID string, address netip.Addr) {
+	g.cfg.Recorder.Reject(ledger.Event{
+		ID: tenant.RandomID(), Time: g.cfg.Now(), Class: ledger.Reject, Action: "request",
+		Tenant: tenant.Platform, Decision: "deny", Reason: f.reason, Route: routeID,
+		RequestID: requestID, Source: ledger.Network(address), Status: f.status,
+	})
 }

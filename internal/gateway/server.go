@@ -6,9 +6,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"bulwark.example/internal/fault"
+	"bulwark.example/internal/tenant"
 )
 
 // The server's limits. Routes with a longer timeout than the default get
@@ -31,6 +33,48 @@ func (g *Gateway) newServer() *http.Server {
 		MaxHeaderBytes:               2 * MaxHeaders,
 		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		DisableGeneralOptionsHandler: true, // "OPTIONS *" would be answered without us
+		ConnContext:                  g.connected, ConnState: g.changed,
+	}
+}
+
+// connection tells requests that reached us from those that net/http refused
+// by itself (a head that does not parse or is too large), which get an event too.
+type connection struct {
+	begun atomic.Bool // a request began, and has not reached ServeHTTP
+}
+
+type connectionKey struct{}
+
+func (g *Gateway) connected(ctx context.Context, c net.Conn) context.Context {
+	conn := &connection{}
+	g.connections.Store(c, conn)
+	return context.WithValue(ctx, connectionKey{}, conn)
+}
+
+// reached notes that the connection's request is ours to answer.
+func reached(ctx context.Context) {
+	if conn, ok := ctx.Value(connectionKey{}).(*connection); ok {
+		conn.begun.Store(false)
+	}
+}
+
+// changed follows HTTP/1.1 connections: net/http closes one whose request it
+// refused. Over HTTP/2 it refuses a stream, of which nobody is told.
+func (g *Gateway) changed(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateActive:
+		if conn, ok := g.connections.Load(c); ok {
+			conn.(*connection).begun.Store(true)
+		}
+	case http.StateIdle: // HTTP/2 says so after its preface
+		if conn, ok := g.connections.Load(c); ok {
+			conn.(*connection).begun.Store(false)
+		}
+	case http.StateClosed, http.StateHijacked:
+		if conn, ok := g.connections.LoadAndDelete(c); ok && conn.(*connection).begun.Load() {
+			_, address := source(c.RemoteAddr().String())
+			g.rejected(flawUnreadable, "", tenant.RandomID(), address)
+		}
 	}
 }
 
