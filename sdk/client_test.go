@@ -239,7 +239,9 @@ func TestTokenErrors(t *testing.T) {
 		"a redirect elsewhere": {307, ``, ""},
 	} {
 		if answer.status == 307 {
-			a.handle("/oauth2/token", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, evil.URL+"/oauth2/token", http.StatusTemporaryRedirect) })
+			a.handle("/oauth2/token", func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, evil.URL+"/oauth2/token", http.StatusTemporaryRedirect)
+			})
 		} else {
 			a.on("/oauth2/token", answer.status, answer.body)
 		}

@@ -12,6 +12,7 @@ import (
 var (
 	errNoStore    = fault.New(fault.NotFound, "Store ID not found")
 	errNoModel    = fault.New(fault.Invalid, "the store's application has no authorization model")
+	errPage       = fault.New(fault.Invalid, "page_size must be 1 to 100")
 	errOtherModel = fault.New(fault.Invalid, "only the active authorization model answers; leave authorization_model_id out or name that one")
 )
 

@@ -1,17 +1,18 @@
 // Package openfga answers the part of the OpenFGA HTTP API that a program needs to ask for decisions.
 //
-// Offered are check, write and read of default stores. Paths, bodies and errors
-// have OpenFGA's form, so that its clients work unchanged; what is well formed
-// and not offered here is refused with a clear text, never ignored.
+// Offered are the list of stores, and check, write and read of default stores.
+// Paths, bodies and errors have OpenFGA's form, so that its clients work
+// unchanged; what is well formed and not offered here is refused with a clear
+// text, never ignored.
 //
 // A caller sees the default stores of its own tenant. Any other store, a system
-// store and another tenant's alike, answers exactly like one that does not
-// exist, and asking for it is recorded as a refusal. Whatever the request says,
-// the tenant is the credential's.
+// store and another tenant's alike, is not listed and answers exactly like one
+// that does not exist, and asking for it is recorded as a refusal. Whatever the
+// request says, the tenant is the credential's.
 //
-// A service needs a token for the audience "authz" to check. People need
-// can_check in their tenant; to write or read tuples, can_write_tuples or
-// can_read_tuples are needed by both.
+// A service needs a token for the audience "authz" to check and to find the
+// store that it checks in. People need can_check in their tenant; to write or
+// read tuples, can_write_tuples or can_read_tuples are needed by both.
 package openfga
 
 import (
@@ -41,15 +42,19 @@ type route struct {
 	action   string
 	relation string       // on the own tenant's system object
 	services bool         // services need only the token's audience
+	all      bool         // is about all stores of the caller, not about one
 	class    ledger.Class // of an answered request
 	handle   func(*server, *call) (any, error)
 }
 
 func table() []route {
+	const relationToo, audienceAlone, one, all = false, true, false, true
 	return []route{
-		{"POST /stores/{store_id}/check", "decision.check", "can_check", true, ledger.Check, check},
-		{"POST /stores/{store_id}/write", "tuple.write", "can_write_tuples", false, ledger.Mutation, write},
-		{"POST /stores/{store_id}/read", "tuple.read", "can_read_tuples", false, ledger.AdminRead, read},
+		{"GET /stores", "store.list", "can_check", audienceAlone, all, ledger.AdminRead, listStores},
+		{"GET /stores/{store_id}", "store.get", "can_check", audienceAlone, one, ledger.AdminRead, getStore},
+		{"POST /stores/{store_id}/check", "decision.check", "can_check", audienceAlone, one, ledger.Check, check},
+		{"POST /stores/{store_id}/write", "tuple.write", "can_write_tuples", relationToo, one, ledger.Mutation, write},
+		{"POST /stores/{store_id}/read", "tuple.read", "can_read_tuples", relationToo, one, ledger.AdminRead, read},
 	}
 }
 
@@ -81,7 +86,7 @@ type call struct {
 	tenant tenant.ID
 	begun  ledger.Event // as the guard left it
 	record *audit.Record
-	store  *directory.Graph // a default store of the tenant
+	store  *directory.Graph // a default store of the tenant; nil on a route about all
 }
 
 // guarded serves a route behind the guard.
@@ -108,8 +113,10 @@ func (s *server) guarded(rt route) web.Handler {
 		switch kind := fault.KindOf(err); {
 		case err == nil && rt.class == ledger.Mutation:
 			rec.Take() // committed with the change
+		case err == nil && rt.class == ledger.Check:
+			rec.Event.Class = rt.class // the handler wrote its answer into the event
 		case err == nil:
-			rec.Event.Class = rt.class
+			rec.Event.Class, rec.Event.Decision, rec.Event.Reason = rt.class, c.begun.Decision, c.begun.Reason
 		case rt.class == ledger.Check && kind != fault.Denied && kind != fault.NotFound:
 			failed(rec, kind) // an answer to a question, not a refusal of the asker
 			rec.Event.Class = ledger.Check
@@ -140,6 +147,9 @@ func (s *server) run(rt route, c *call, who principal.Subject, need *guard.Requi
 			c.record.Event.Relation = need.Relation
 			return nil, refused(rt, v.Kind)
 		}
+	}
+	if rt.all {
+		return rt.handle(s, c)
 	}
 	g, err := s.Directory.Graph(c.tenant, relation.StoreID(c.r.PathValue("store_id")))
 	if err != nil || g.Kind != directory.DefaultGraph {

@@ -7,33 +7,19 @@ import (
 	"testing"
 
 	"bulwark.example/internal/api/openfga"
+	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 	"bulwark.example/internal/web"
 )
 
-// ask sends a call about a store as somebody, with a token for authz.
-func (w *world) ask(who string, store relation.StoreID, call, body string) reply {
-	w.t.Helper()
-	return w.send("POST", "/stores/"+string(store)+"/"+call, body, bearer(w.token(who, "authz")))
-}
-
-func (w *world) graph(tenantName string) relation.StoreID {
-	w.t.Helper()
-	t, err := w.direct.ResolveTenant(tenantName)
-	must(w.t, err)
-	id, err := w.direct.DefaultGraph(t.Tenant, "docs")
-	must(w.t, err)
-	return id
-}
-
 // refusal holds an answer to OpenFGA's form.
-func refusal(t *testing.T, r reply, status int, code string) {
+func refusal(t *testing.T, r guardtest.Reply, status int, code string) {
 	t.Helper()
 	var e struct{ Code, Message string }
-	if err := json.Unmarshal([]byte(r.body), &e); err != nil || r.status != status || e.Code != code || e.Message == "" {
-		t.Errorf("answered %d %s, want %d %s", r.status, r.body, status, code)
+	if err := json.Unmarshal([]byte(r.Body), &e); err != nil || r.Status != status || e.Code != code || e.Message == "" {
+		t.Errorf("answered %d %s, want %d %s", r.Status, r.Body, status, code)
 	}
 }
 
@@ -45,36 +31,36 @@ func TestCheckWriteRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	store := w.graph("acme")
-	who := w.id("nobody@acme")
+	who := w.Subject("nobody@acme")
 	question := `{"tuple_key":` + tuple(who, "viewer", "document:roadmap") + `}`
-	want := func(who string, allowed string) reply {
+	want := func(who string, allowed string) guardtest.Reply {
 		t.Helper()
 		r := w.ask(who, store, "check", question)
-		if r.status != 200 || strings.TrimSpace(r.body) != `{"allowed":`+allowed+`,"resolution":""}` || r.header.Get(openfga.RevisionHeader) == "" {
-			t.Errorf("%s: %d %s", who, r.status, r.body)
+		if r.Status != 200 || strings.TrimSpace(r.Body) != `{"allowed":`+allowed+`,"resolution":""}` || r.Header.Get(openfga.RevisionHeader) == "" {
+			t.Errorf("%s: %d %s", who, r.Status, r.Body)
 		}
 		return r
 	}
-	r := want("shop@acme", "false")
-	ev := w.one(r.header.Get(web.RequestIDHeader))
+	r := want("caller@acme", "false")
+	ev := w.One(r.Header.Get(web.RequestIDHeader))
 	if ev.Class != ledger.Check || ev.Decision != "deny" || ev.Resource != "document:roadmap" || ev.Relation != "viewer" ||
-		ev.Detail["asked"] != who || ev.Subject != w.id("shop@acme") || ev.Revision.Store != store {
+		ev.Detail["asked"] != who || ev.Subject != w.Subject("caller@acme") || ev.Revision.Store != store {
 		t.Errorf("recorded as %+v", ev)
 	}
 
 	r = w.ask("access_manager@acme", store, "write", `{"writes":{"tuple_keys":[`+tuple(who, "viewer", "folder:plans")+`,`+tuple("folder:plans", "parent", "document:roadmap")+`],"on_duplicate":"error"}}`)
-	if r.status != 200 || strings.TrimSpace(r.body) != `{}` {
-		t.Fatalf("%d %s", r.status, r.body)
+	if r.Status != 200 || strings.TrimSpace(r.Body) != `{}` {
+		t.Fatalf("%d %s", r.Status, r.Body)
 	}
-	revision := r.header.Get(openfga.RevisionHeader)
-	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Mutation || ev.Action != "tuple.write" || w.authz.Token(ev.Revision) != revision {
+	revision := r.Header.Get(openfga.RevisionHeader)
+	if ev = w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Mutation || ev.Action != "tuple.write" || w.Authz.Token(ev.Revision) != revision {
 		t.Errorf("recorded as %+v", ev)
 	}
-	r = want("shop@acme", "true")
-	if r.header.Get(openfga.RevisionHeader) != revision {
+	r = want("caller@acme", "true")
+	if r.Header.Get(openfga.RevisionHeader) != revision {
 		t.Error("the check did not see the write")
 	}
-	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Check || ev.Decision != "allow" {
+	if ev = w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Check || ev.Decision != "allow" {
 		t.Errorf("recorded as %+v", ev)
 	}
 	want("auditor@acme", "true") // a person with can_check
@@ -89,7 +75,7 @@ func TestCheckWriteRead(t *testing.T) {
 			} `json:"tuples"`
 			Token string `json:"continuation_token"`
 		}
-		must(t, json.Unmarshal([]byte(r.body), &page))
+		w.Must(json.Unmarshal([]byte(r.Body), &page))
 		for _, k := range page.Tuples {
 			tuples = append(tuples, k.Key.String())
 		}
@@ -100,14 +86,14 @@ func TestCheckWriteRead(t *testing.T) {
 	if strings.Join(tuples, " ") != "document:roadmap#parent@folder:plans folder:plans#viewer@"+who {
 		t.Errorf("read %v", tuples)
 	}
-	if ev = w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.AdminRead {
+	if ev = w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.AdminRead || ev.Decision != "allow" || ev.Resource != "store:"+string(store) {
 		t.Errorf("recorded as %+v", ev)
 	}
 	r = w.ask("access_manager@acme", store, "write", `{"deletes":{"tuple_keys":[`+tuple(who, "viewer", "folder:plans")+`]}}`)
-	if r.status != 200 {
-		t.Errorf("%d %s", r.status, r.body)
+	if r.Status != 200 {
+		t.Errorf("%d %s", r.Status, r.Body)
 	}
-	want("shop@acme", "false")
+	want("caller@acme", "false")
 }
 
 // TestHiddenStores asks for every store that is not the caller's. All answer
@@ -115,8 +101,8 @@ func TestCheckWriteRead(t *testing.T) {
 func TestHiddenStores(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	before := w.changes()
-	adminTuple := tuple(w.id("nobody@acme"), "administrator", "system:"+w.acme.Tenant.String())
+	before := w.Changes()
+	adminTuple := tuple(w.Subject("nobody@acme"), "administrator", "system:"+w.Acme.Tenant.String())
 	for call, body := range map[string]string{
 		"check": `{"tuple_key":` + adminTuple + `}`,
 		"write": `{"writes":{"tuple_keys":[` + adminTuple + `]}}`,
@@ -124,24 +110,24 @@ func TestHiddenStores(t *testing.T) {
 	} {
 		var first string
 		for name, store := range map[string]relation.StoreID{
-			"absent": relation.StoreID(tenant.RandomID()), "own system": w.acme.System, "platform's system": w.platform.System,
-			"another's system": w.globex.System, "another's default": w.graph("globex"), "the platform's default": w.graph("platform"), "no id": "x",
+			"absent": relation.StoreID(tenant.RandomID()), "own system": w.Acme.System, "platform's system": w.Platform.System,
+			"another's system": w.Globex.System, "another's default": w.graph("globex"), "the platform's default": w.graph("platform"), "no id": "x",
 		} {
 			r := w.ask("access_manager@acme", store, call, body)
 			refusal(t, r, 404, "store_id_not_found")
 			if first == "" {
-				first = r.body
+				first = r.Body
 			}
-			if r.body != first || r.header.Get(openfga.RevisionHeader) != "" {
-				t.Errorf("%s of the store %s answers %q, others %q", call, name, r.body, first)
+			if r.Body != first || r.Header.Get(openfga.RevisionHeader) != "" {
+				t.Errorf("%s of the store %s answers %q, others %q", call, name, r.Body, first)
 			}
-			ev := w.one(r.header.Get(web.RequestIDHeader))
-			if ev.Class != ledger.Deny || ev.Decision != "deny" || ev.Reason != "not_found" || ev.Tenant != w.acme.Tenant {
+			ev := w.One(r.Header.Get(web.RequestIDHeader))
+			if ev.Class != ledger.Deny || ev.Decision != "deny" || ev.Reason != "not_found" || ev.Tenant != w.Acme.Tenant {
 				t.Errorf("%s of the store %s is recorded as %+v", call, name, ev)
 			}
 		}
 	}
-	if w.changes() != before {
+	if w.Changes() != before {
 		t.Error("something changed")
 	}
 }
@@ -150,7 +136,7 @@ func TestWhoMayAsk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	store := w.graph("acme")
-	before := w.changes()
+	before := w.Changes()
 	bodies := map[string]string{
 		"check": `{"tuple_key":` + tuple("user:x", "viewer", "folder:y") + `}`,
 		"write": `{"writes":{"tuple_keys":[` + tuple("user:x", "viewer", "folder:y") + `]}}`,
@@ -159,22 +145,22 @@ func TestWhoMayAsk(t *testing.T) {
 	for call, body := range bodies {
 		path := "/stores/" + string(store) + "/" + call
 		refusal(t, w.send("POST", path, body, nil), 401, "unauthenticated")
-		refusal(t, w.send("POST", path, body, bearer(w.token("access_manager@acme", "admin"))), 401, "unauthenticated")
-		good := "Bearer " + w.token("access_manager@acme", "authz")
+		refusal(t, w.send("POST", path, body, guardtest.Bearer(w.Token("access_manager@acme", "admin"))), 401, "unauthenticated")
+		good := "Bearer " + w.Token("access_manager@acme", "authz")
 		refusal(t, w.send("POST", path, body, http.Header{"Authorization": {good, good}}), 401, "unauthenticated")
 		r := w.ask("nobody@acme", store, call, body)
 		refusal(t, r, 403, "forbidden")
-		if ev := w.one(r.header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Subject != w.id("nobody@acme") || ev.Relation == "" {
+		if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Class != ledger.Deny || ev.Subject != w.Subject("nobody@acme") || ev.Relation == "" {
 			t.Errorf("%s is recorded as %+v", call, ev)
 		}
 		if call != "check" { // a service needs the relation like anybody
-			refusal(t, w.ask("shop@acme", store, call, body), 403, "forbidden")
+			refusal(t, w.ask("caller@acme", store, call, body), 403, "forbidden")
 		}
 	}
 	refusal(t, w.ask("auditor@acme", store, "write", bodies["write"]), 403, "forbidden")
-	refusal(t, w.send("GET", "/stores", "", bearer(w.token("shop@acme", "authz"))), 404, "undefined_endpoint")
+	refusal(t, w.get("caller@acme", "/stores/"+string(store)+"/changes"), 404, "undefined_endpoint")
 	refusal(t, w.send("GET", "/stores/"+string(store)+"/check", "", nil), 405, "unimplemented")
-	if w.changes() != before {
+	if w.Changes() != before {
 		t.Error("something changed")
 	}
 }
@@ -185,10 +171,10 @@ func TestBadInput(t *testing.T) {
 	store := w.graph("acme")
 	good := tuple("user:x", "viewer", "folder:y")
 	first := w.ask("access_manager@acme", store, "write", `{"writes":{"tuple_keys":[`+good+`]}}`)
-	if first.status != 200 {
-		t.Fatal(first.body)
+	if first.Status != 200 {
+		t.Fatal(first.Body)
 	}
-	before := w.changes()
+	before := w.Changes()
 	for name, c := range map[string]struct {
 		call, body string
 		code       string
@@ -221,9 +207,9 @@ func TestBadInput(t *testing.T) {
 	} {
 		r := w.ask("access_manager@acme", store, c.call, c.body)
 		if refusal(t, r, 400, c.code); t.Failed() {
-			t.Fatalf("%s: %d %s", name, r.status, r.body)
+			t.Fatalf("%s: %d %s", name, r.Status, r.Body)
 		}
-		ev := w.one(r.header.Get(web.RequestIDHeader))
+		ev := w.One(r.Header.Get(web.RequestIDHeader))
 		wantClass := ledger.Deny
 		if c.call == "check" {
 			wantClass = ledger.Check
@@ -233,11 +219,11 @@ func TestBadInput(t *testing.T) {
 		}
 	}
 	// Members that say nothing are no reason to refuse.
-	r := w.ask("shop@acme", store, "check", `{"tuple_key":`+good+`,"contextual_tuples":{"tuple_keys":[]},"context":{},"trace":false,"consistency":"HIGHER_CONSISTENCY"}`)
-	if r.status != 200 || !strings.Contains(r.body, "true") {
-		t.Errorf("%d %s", r.status, r.body)
+	r := w.ask("caller@acme", store, "check", `{"tuple_key":`+good+`,"contextual_tuples":{"tuple_keys":[]},"context":{},"trace":false,"consistency":"HIGHER_CONSISTENCY"}`)
+	if r.Status != 200 || !strings.Contains(r.Body, "true") {
+		t.Errorf("%d %s", r.Status, r.Body)
 	}
-	if w.changes() != before {
+	if w.Changes() != before {
 		t.Error("something changed")
 	}
 }

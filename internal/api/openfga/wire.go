@@ -192,7 +192,7 @@ func read(s *server, c *call) (any, error) {
 		req.PageSize = defaultPage
 	}
 	if req.PageSize < 1 || req.PageSize > maxPage {
-		return nil, fault.New(fault.Invalid, "page_size must be 1 to 100")
+		return nil, errPage
 	}
 	f := authz.Filter{Object: req.TupleKey.Object, Relation: req.TupleKey.Relation, Subject: req.TupleKey.User}
 	found, err := s.Authz.Read(c.r.Context(), c.store.ID, f, req.PageSize, req.ContinuationToken)
