@@ -45,8 +45,10 @@ func filterFlags(f *flag.FlagSet, e *admin.EventFilter) {
 	f.StringVar(&e.Request, "request", "", "id of a request or of a decision")
 	moment := func(t *time.Time) func(string) error {
 		return func(s string) (err error) {
-			*t, err = time.Parse(time.RFC3339, s)
-			return err
+			if *t, err = time.Parse(time.RFC3339, s); err != nil {
+				return errors.New("not a time like 2026-01-31T12:00:00Z")
+			}
+			return nil
 		}
 	}
 	f.Func("since", "not before this time (RFC 3339)", moment(&e.Since))
@@ -79,19 +81,14 @@ func printEvents(w io.Writer, events []admin.Event) {
 // tailEvents prints the newest events and, with --follow, what comes after.
 func tailEvents() func(context.Context, *call) error {
 	return func(ctx context.Context, c *call) error {
-		var s session
 		var filter admin.EventFilter
 		var n int
 		var follow bool
-		f := c.flags()
-		s.flags(f, "admin@acme")
-		filterFlags(f, &filter)
-		f.IntVar(&n, "n", 20, "how many, 1 to 1000")
-		f.BoolVar(&follow, "follow", false, "go on as the log grows")
-		if _, err := c.parse(f, 0, 0); err != nil {
-			return err
-		}
-		client, err := s.client()
+		client, _, err := c.client("admin@acme", 0, 0, func(f *flag.FlagSet) {
+			filterFlags(f, &filter)
+			f.IntVar(&n, "n", 20, "how many, 1 to 1000")
+			f.BoolVar(&follow, "follow", false, "go on as the log grows")
+		})
 		if err != nil {
 			return err
 		}
@@ -100,7 +97,7 @@ func tailEvents() func(context.Context, *call) error {
 			return err
 		}
 		slices.Reverse(page.Items)
-		out := &lineWriter{session: &s, w: c.stdout}
+		out := &lineWriter{json: c.json, w: c.stdout}
 		for _, e := range page.Items {
 			if err := out.print(e); err != nil {
 				return err
@@ -113,16 +110,16 @@ func tailEvents() func(context.Context, *call) error {
 			filter.Since = page.Items[len(page.Items)-1].Time
 			out.seen = page.Items[len(page.Items)-1].ID
 		}
-		return client.Export(ctx, filter, true, out)
+		return ended(ctx, client.Export(ctx, filter, true, out))
 	}
 }
 
 // lineWriter prints NDJSON events as they come, each once.
 type lineWriter struct {
-	session *session
-	w       io.Writer
-	seen    string // the id of the last event of the list before
-	buf     []byte
+	json bool
+	w    io.Writer
+	seen string // the id of the last event of the list before
+	buf  []byte
 }
 
 // Write takes parts of lines.
@@ -148,7 +145,7 @@ func (l *lineWriter) Write(b []byte) (int, error) {
 }
 
 func (l *lineWriter) print(e admin.Event) error {
-	if l.session.json {
+	if l.json {
 		return json.NewEncoder(l.w).Encode(e)
 	}
 	_, err := fmt.Fprintf(l.w, "%s  %-10s %-16s %-5s %-14s %s %s\n", e.Time.UTC().Format("2006-01-02T15:04:05.000Z"), e.Class, e.Action, e.Decision, e.Reason, e.Subject, e.Resource)
@@ -158,21 +155,28 @@ func (l *lineWriter) print(e admin.Event) error {
 // runExport writes NDJSON whether or not --json is given: it is made for
 // machines.
 func runExport(ctx context.Context, c *call) error {
-	var s session
 	var filter admin.EventFilter
 	var follow bool
-	f := c.flags()
-	s.flags(f, "admin@acme")
-	filterFlags(f, &filter)
-	f.BoolVar(&follow, "follow", false, "go on as the log grows")
-	if _, err := c.parse(f, 0, 0); err != nil {
-		return err
-	}
-	client, err := s.client()
+	client, _, err := c.client("admin@acme", 0, 0, func(f *flag.FlagSet) {
+		filterFlags(f, &filter)
+		f.BoolVar(&follow, "follow", false, "go on as the log grows")
+	})
 	if err != nil {
 		return err
 	}
-	return client.Export(ctx, filter, follow, c.stdout)
+	err = client.Export(ctx, filter, follow, c.stdout)
+	if follow {
+		return ended(ctx, err)
+	}
+	return err
+}
+
+// ended makes Ctrl-C the good end of what goes on for ever.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func proveEvent() func(context.Context, *call) error {
@@ -198,18 +202,15 @@ func checkpoint() func(context.Context, *call) error {
 // runVerify reads the segments themselves, offline or beside a running server,
 // and needs nothing of ours but the log's public key.
 func runVerify(ctx context.Context, c *call) error {
-	var s session
-	var since, vkey string
+	var log logFlags
+	var since string
 	f := c.flags()
-	f.StringVar(&s.data, "data", defaultData, "data folder; the log is in its audit folder")
+	log.flags(f)
 	f.StringVar(&since, "since", "", "file with a checkpoint that you kept elsewhere")
-	f.StringVar(&vkey, "key", "", "the log's public key, kept elsewhere; empty: the one beside the log")
-	f.BoolVar(&s.json, "json", false, "print JSON")
 	if _, err := c.parse(f, 0, 0); err != nil {
 		return err
 	}
-	dir := auditPath(s.data)
-	verifier, err := logVerifier(dir, vkey)
+	verifier, err := log.verifier()
 	if err != nil {
 		return err
 	}
@@ -219,16 +220,19 @@ func runVerify(ctx context.Context, c *call) error {
 			return fault.Wrap(fault.Invalid, "the checkpoint cannot be read: "+since, err)
 		}
 	}
-	report, err := audit.Verify(ctx, dir, opts)
+	report, err := audit.Verify(ctx, auditPath(log.data), opts)
 	if err != nil {
 		return err
 	}
-	err = s.show(c.stdout, report, func(w io.Writer) {
+	err = c.show(report, func(w io.Writer) {
 		for _, d := range report.Defects {
 			fmt.Fprintf(w, "%s: %s\n", d.Kind, d.Text)
 		}
 		for _, n := range report.Notes {
 			fmt.Fprintln(w, "note:", n)
+		}
+		if since == "" && report.OK() {
+			fmt.Fprintln(w, "      keep what `bulwark audit checkpoint` prints on another machine, and give it with --since FILE")
 		}
 		fmt.Fprintln(w, report.Summary())
 	})
@@ -238,18 +242,33 @@ func runVerify(ctx context.Context, c *call) error {
 	return err
 }
 
-func logVerifier(dir, vkey string) (note.Verifier, error) {
-	if vkey == "" {
+// logFlags say where a log is, and whose it is.
+type logFlags struct{ data, key string }
+
+func (l *logFlags) flags(f *flag.FlagSet) {
+	f.StringVar(&l.data, "data", defaultData, "data folder; the log is in its audit folder")
+	f.StringVar(&l.key, "key", "", "the log's public key, kept elsewhere; without it, the one beside the log")
+}
+
+// verifier returns the log's public key as it was given, else as it stands
+// beside the log.
+func (l *logFlags) verifier() (note.Verifier, error) {
+	if l.key == "" {
+		dir := auditPath(l.data)
 		b, err := os.ReadFile(filepath.Join(dir, audit.VerifierFile))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fault.New(fault.Invalid, "there is no audit log in "+dir+"; name the data folder with --data")
+			hint := "name the data folder with --data"
+			if _, err := os.Stat(auditPath(filepath.Join(l.data, "data"))); err == nil {
+				hint = "try --data " + quote(filepath.Join(l.data, "data"))
+			}
+			return nil, fault.New(fault.Invalid, "there is no audit log in "+dir+"; "+hint)
 		}
 		if err != nil {
-			return nil, fault.Wrap(fault.Unavailable, "the log's public key cannot be read", err)
+			return nil, fault.Wrap(fault.Unavailable, "the log's public key cannot be read: "+filepath.Join(dir, audit.VerifierFile), err)
 		}
-		vkey = strings.TrimSpace(string(b))
+		l.key = strings.TrimSpace(string(b))
 	}
-	v, err := note.NewVerifier(vkey)
+	v, err := note.NewVerifier(l.key)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "the log's public key is not one (C2SP signed-note)", err)
 	}
@@ -258,17 +277,14 @@ func logVerifier(dir, vkey string) (note.Verifier, error) {
 
 // runVerifyProof checks a proof with the log's public key and nothing else.
 func runVerifyProof(_ context.Context, c *call) error {
-	var s session
-	var vkey string
+	var log logFlags
 	f := c.flags()
-	f.StringVar(&s.data, "data", defaultData, "data folder, for the log's public key")
-	f.StringVar(&vkey, "key", "", "the log's public key, kept elsewhere")
-	f.BoolVar(&s.json, "json", false, "print JSON")
+	log.flags(f)
 	args, err := c.parse(f, 1, 1)
 	if err != nil {
 		return err
 	}
-	verifier, err := logVerifier(auditPath(s.data), vkey)
+	verifier, err := log.verifier()
 	if err != nil {
 		return err
 	}
@@ -284,7 +300,7 @@ func runVerifyProof(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	return s.show(c.stdout, event, func(w io.Writer) {
+	return c.show(event, func(w io.Writer) {
 		fmt.Fprintf(w, "proven: event %s is in the log of %d blocks\n", event.Event.ID, checkpoint.Size)
 	})
 }

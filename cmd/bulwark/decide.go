@@ -56,7 +56,8 @@ func printReason(w io.Writer, e admin.Explained) {
 	if !e.Allowed {
 		verdict = "DENY (" + e.Reason + ")"
 	}
-	fmt.Fprintf(w, "%s: %s %s %s\n\n%s\n\nmodel %s, revision %s\n", verdict, e.Subject, e.Relation, e.Object, strings.TrimRight(e.Drawing, "\n"), e.Model, e.Revision)
+	_, drawing, _ := strings.Cut(e.Drawing, "\n") // its first line says what ours says
+	fmt.Fprintf(w, "%s: %s %s %s\n%s\n\nconsistency token %s\n", verdict, e.Subject, e.Relation, e.Object, strings.TrimRight(drawing, "\n"), e.Revision)
 }
 
 func changeTuple(of func(relation.Tuple) admin.TupleChange) func(context.Context, *call) error {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"bulwark.example/internal/config"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/gateway"
 	"bulwark.example/internal/kms/local"
@@ -71,6 +73,9 @@ func runDev(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := refuseSecondDev(ctx, data); err != nil {
+		return err
+	}
 	log := slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	ca, p, err := prepareDev(data, log)
 	if err != nil {
@@ -119,7 +124,9 @@ func runDev(ctx context.Context, c *call) error {
 		return err
 	}
 	defer os.Remove(filepath.Join(data, stateFile))
-	printTour(c.stdout, data, state)
+	if err := c.show(state, func(w io.Writer) { printTour(w, data, state) }); err != nil {
+		return err
+	}
 	return server.run(ctx, 5*time.Second)
 }
 
@@ -148,14 +155,14 @@ func prepareDev(data string, log *slog.Logger) (*localCA, plan, error) {
 		return nil, plan{}, err
 	}
 	if err := os.MkdirAll(filepath.Join(data, "dev"), 0o700); err != nil {
-		return nil, plan{}, fault.Wrap(fault.Unavailable, "the data folder cannot be made", err)
+		return nil, plan{}, fault.Wrap(fault.Unavailable, "the data folder cannot be made: "+data, err)
 	}
 	// A folder inside somebody's checkout must not be committed by accident.
 	if err := os.WriteFile(filepath.Join(data, ".gitignore"), []byte("*\n"), 0o600); err != nil {
-		return nil, plan{}, fault.Wrap(fault.Unavailable, "the data folder cannot be written", err)
+		return nil, plan{}, fault.Wrap(fault.Unavailable, "the data folder cannot be written: "+data, err)
 	}
 	if err := os.Remove(filepath.Join(data, stateFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, plan{}, fault.Wrap(fault.Unavailable, "the data folder cannot be written", err)
+		return nil, plan{}, fault.Wrap(fault.Unavailable, "the data folder cannot be written: "+data, err)
 	}
 	passphrase, err := devPassphrase(filepath.Join(data, "dev", "root.pass"))
 	if err != nil {
@@ -231,6 +238,9 @@ func (n *node) mintFor(ctx context.Context, req socketRequest) (string, error) {
 	t, user, err := n.person(ctx, req.As)
 	if err != nil {
 		return "", err
+	}
+	if user.State != directory.Active || t.State != directory.Active {
+		return "", fault.New(fault.Denied, req.As+" is suspended") // as at every other way to a token
 	}
 	if req.Audience == "" {
 		req.Audience = "gateway"

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -45,13 +47,13 @@ type initResult struct {
 	Code       string `json:"code"` // enrols the operator; shown once
 	Gateway    string `json:"gateway"`
 	API        string `json:"api"`
+	Audience   string `json:"audience"` // of the assertions that your service gets
 	CA         string `json:"ca"`
 }
 
 // runInit makes an installation: the one ceremony that works on the storage
 // itself, under its lock, with an event for each thing that it makes.
 func runInit(ctx context.Context, c *call) error {
-	var s session
 	var o initOptions
 	f := c.flags()
 	f.StringVar(&o.dir, "dir", "bulwark", "folder to make: config.yaml, root.pass, tls/, data/")
@@ -69,32 +71,60 @@ func runInit(ctx context.Context, c *call) error {
 	f.StringVar(&o.upstreamCA, "upstream-ca", "", "PEM file with the CA of your service's certificate")
 	f.StringVar(&o.tenant, "tenant", "first", "name of the first tenant")
 	f.BoolVar(&o.allowLoopback, "allow-loopback", false, "let Bulwark fetch your login's keys from this machine")
-	f.BoolVar(&s.json, "json", false, "print JSON")
 	if _, err := c.parse(f, 0, 0); err != nil {
 		return err
 	}
 	if o.issuer == "" || o.upstream == "" || o.audience == "" {
 		return usageError("--issuer, --audience and --upstream are needed")
 	}
-	if _, err := os.Stat(o.dir); err == nil {
-		return fault.New(fault.Conflict, o.dir+" exists; init never touches what is there. Choose another with --dir")
+	for _, file := range []string{o.issuerCA, o.upstreamCA} {
+		if file != "" {
+			if _, err := readPool(file); err != nil {
+				return err
+			}
+		}
 	}
-	r, err := o.make(ctx)
+	r, err := o.begin(ctx)
 	if err != nil {
-		return fault.Wrap(fault.KindOf(err), "init stopped; remove "+o.dir+" and try again: "+fault.Public(err), err)
+		return err
 	}
-	return s.show(c.stdout, r, func(w io.Writer) { r.print(w, o) })
+	return c.show(r, func(w io.Writer) { r.print(w, o) })
+}
+
+// begin makes the folder, and removes it again when what goes into it cannot
+// be made: what is left is a whole installation or none. It never touches a
+// folder that is there.
+func (o *initOptions) begin(ctx context.Context) (*initResult, error) {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "the folder has no path: "+o.dir, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the folder cannot be made: "+filepath.Dir(dir), err)
+	}
+	err = os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fault.New(fault.Conflict, o.dir+" exists, and init never touches what is there; choose another folder with --dir")
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the folder cannot be made: "+dir, err)
+	}
+	o.dir = dir
+	r, err := o.make(ctx)
+	if err == nil {
+		return r, nil
+	}
+	if errRemove := os.RemoveAll(dir); errRemove != nil {
+		return nil, fault.Wrap(fault.KindOf(err), fault.Public(err)+"\n"+dir+" is not whole and could not be removed: remove it", errors.Join(err, errRemove))
+	}
+	return nil, err
 }
 
 func (o *initOptions) make(ctx context.Context) (*initResult, error) {
-	dir, err := filepath.Abs(o.dir)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "the folder has no path", err)
-	}
-	o.dir = dir
-	for _, sub := range []string{"", "tls", "data"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return nil, fault.Wrap(fault.Unavailable, "the folder cannot be made", err)
+	dir := o.dir
+	for _, sub := range []string{"tls", "data"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, fault.Wrap(fault.Unavailable, "the folder cannot be made: "+filepath.Join(dir, sub), err)
 		}
 	}
 	if err := o.makeCertificates(); err != nil {
@@ -106,7 +136,7 @@ func (o *initOptions) make(ctx context.Context) (*initResult, error) {
 	}
 	cfg, err := config.Load(path)
 	if err != nil {
-		return nil, err
+		return nil, inFlags(err)
 	}
 	passphrase := base64.RawURLEncoding.EncodeToString(secret.Random(24).Reveal())
 	if err := writeDurable(cfg.Root.Passphrase, []byte(passphrase+"\n")); err != nil {
@@ -136,13 +166,27 @@ func (o *initOptions) make(ctx context.Context) (*initResult, error) {
 	return r, nil
 }
 
+// named says which flag an engine's refusal is about.
+func named(flag string, err error) error {
+	return fault.Wrap(fault.KindOf(err), flag+": "+fault.Public(err), err)
+}
+
+// inFlags says what is wrong with the file that init was about to write in the
+// words of the flags that its values came from.
+func inFlags(err error) error {
+	text := strings.NewReplacer(
+		"config: upstreams.main: ", "--upstream: ", "config: issuer: ", "--url: ", "config: env: ", "--env: ", "config: listen.", "--",
+	).Replace(fault.Public(err))
+	return fault.Wrap(fault.KindOf(err), text, err)
+}
+
 // found makes the first tenant with its connection, the service behind the
 // gateway, an empty model, and the code for the operator.
 func (o *initOptions) found(ctx context.Context, n *node) (*initResult, error) {
 	d, ev := n.directory, ledger.Event{Subject: "system"}
 	t, err := d.CreateTenant(ctx, ev, o.tenant)
 	if err != nil {
-		return nil, err
+		return nil, named("--tenant", err)
 	}
 	if err := n.ensureKEK(ctx, t.Tenant); err != nil {
 		return nil, err
@@ -152,7 +196,7 @@ func (o *initOptions) found(ctx context.Context, n *node) (*initResult, error) {
 		Kind: directory.ConnectionKind(o.kind), Algs: strings.Split(o.algs, ","),
 	})
 	if err != nil {
-		return nil, err
+		return nil, named("--issuer, --audience, --kind or --algs", err)
 	}
 	svc, err := d.CreateService(ctx, ev, tenant.Platform, "upstream")
 	if err != nil {
@@ -174,7 +218,7 @@ func (o *initOptions) found(ctx context.Context, n *node) (*initResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &initResult{Tenant: t.Tenant.String(), Connection: connection.ID, Code: code}, nil
+	return &initResult{Tenant: t.Tenant.String(), Connection: connection.ID, Code: code, Audience: d.ServiceAudience(svc.ID)}, nil
 }
 
 // makeCertificates makes a CA for this machine and one certificate, to begin
@@ -248,7 +292,7 @@ routes:
 func yamlString(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 func (r *initResult) print(w io.Writer, o initOptions) {
-	exe := os.Args[0]
+	exe := quote(os.Args[0])
 	fmt.Fprintf(w, `The installation is made. Its configuration: %[1]s
 
 The root key's passphrase is in %[2]s: move it to your secret store.
@@ -260,5 +304,16 @@ tenants and invite each tenant's first administrator, and nothing else:
 
   $ %[3]s enrol %[4]s --api %[5]s --ca %[6]s --name operator --profile operator
   $ %[3]s invite --profile operator --tenant %[7]s --role administrator
-`, quote(r.Config), quote(filepath.Join(o.dir, "root.pass")), exe, r.Code, r.API, quote(r.CA), o.tenant)
+
+Your service gets each request with an assertion whose audience is
+%[8]s
+`, quote(r.Config), quote(filepath.Join(o.dir, "root.pass")), exe, r.Code, r.API, quote(r.CA), o.tenant, r.Audience)
+	if u, err := url.Parse(r.API); err == nil && !thisMachine(u.Hostname()) {
+		fmt.Fprintf(w, "\nThe certificates in %s are for this machine alone: put those of %s in their place.\n", quote(filepath.Join(o.dir, "tls")), u.Hostname())
+	}
+}
+
+func thisMachine(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
 }

@@ -3,16 +3,16 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"bulwark.example/internal/api/admin"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/jose"
 )
@@ -114,13 +114,18 @@ func invite() func(context.Context, *call) error {
 	return verb[admin.Invite]{
 		as: "admin@acme",
 		flags: func(f *flag.FlagSet) {
-			f.StringVar(&in.Role, "role", "", "the role that the code gives")
+			f.StringVar(&in.Role, "role", "", "the role that the code gives: "+strings.Join(directory.Roles, ", "))
 			f.StringVar(&in.Tenant, "tenant", "", "for operators: the tenant whose first administrator is invited")
 			f.StringVar(&in.Name, "name", "", "the person's alias; empty lets the person choose")
 		},
-		do: func(ctx context.Context, c *admin.Client, _ []string) (admin.Invite, error) { return c.Invite(ctx, in) },
+		do: func(ctx context.Context, c *admin.Client, _ []string) (admin.Invite, error) {
+			if !slices.Contains(directory.Roles, in.Role) {
+				return admin.Invite{}, usageError("--role takes one of " + strings.Join(directory.Roles, ", "))
+			}
+			return c.Invite(ctx, in)
+		},
 		human: func(w io.Writer, i admin.Invite) {
-			fmt.Fprintf(w, "%s\n\nGive this code to the person, by a way that you trust. It works once, until %s:\n  bulwark enrol CODE --api URL\n", i.Code, when(i.Expires))
+			fmt.Fprintf(w, "%s\n\nGive this code to the person, by a way that you trust. It works once, until %s:\n  bulwark enrol %[1]s --api URL\n", i.Code, when(i.Expires))
 		},
 	}.run
 }
@@ -128,30 +133,30 @@ func invite() func(context.Context, *call) error {
 // runEnrol makes a key on this machine, registers its public half with the
 // code, and keeps the private half in a profile.
 func runEnrol(ctx context.Context, c *call) error {
-	var s session
-	var api, caFile, name string
+	var api, caFile, name, profileName string
 	f := c.flags()
-	f.StringVar(&api, "api", "", "URL of the API port")
-	f.StringVar(&caFile, "ca", "", "PEM file with the CA of the API's certificate; empty: the system's")
+	f.StringVar(&api, "api", "", "URL of the API port, e.g. https://localhost:8444")
+	f.StringVar(&caFile, "ca", "", "PEM file with the CA of the API's certificate; without it, the system's CAs")
 	f.StringVar(&name, "name", "", "your alias, where the code does not fix it")
-	f.StringVar(&s.profile, "profile", "default", "name of the profile to make")
-	f.BoolVar(&s.json, "json", false, "print JSON")
+	f.StringVar(&profileName, "profile", defaultProfile, "name of the profile to make")
 	args, err := c.parse(f, 1, 1)
 	if err != nil {
 		return err
 	}
+	if api == "" {
+		return usageError("--api URL is needed, e.g. --api https://localhost:8444")
+	}
+	api = strings.TrimSuffix(api, "/")
 	var ca []byte
 	if caFile != "" {
 		if ca, err = os.ReadFile(caFile); err != nil {
 			return fault.Wrap(fault.Invalid, "the CA file cannot be read: "+caFile, err)
 		}
 	}
-	if path, err := profilePath(s.profile); err != nil {
-		return err
-	} else if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return fault.New(fault.Conflict, "the profile "+s.profile+" exists; choose another with --profile") // before the code is used up
+	if _, err := unusedProfile(profileName); err != nil {
+		return err // before the code is used up
 	}
-	client, err := dial(strings.TrimSuffix(api, "/"), ca)
+	client, err := dial(api, ca)
 	if err != nil {
 		return err
 	}
@@ -159,21 +164,23 @@ func runEnrol(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	api = strings.TrimSuffix(api, "/")
 	issuer, err := discoverIssuer(ctx, client, api)
 	if err != nil {
 		return err
 	}
 	out, err := admin.NewClient(admin.ClientConfig{URL: api, HTTP: client}).Enrol(ctx, admin.Enrol{Code: args[0], Name: name, Key: public})
+	if err != nil && name == "" && fault.KindOf(err) == fault.Invalid {
+		return usageError("this code lets you choose your alias: give one with --name (" + fault.Public(err) + ")")
+	}
 	if err != nil {
 		return err
 	}
 	p := &profile{API: api, Issuer: issuer, CA: string(ca), Tenant: out.Tenant, User: out.User, Key: private}
-	path, err := p.write(s.profile)
+	path, err := p.write(profileName)
 	if err != nil {
 		return err
 	}
-	return s.show(c.stdout, map[string]string{"user": out.User, "tenant": out.Tenant, "kid": key.KID(), "profile": s.profile}, func(w io.Writer) {
+	return c.show(map[string]string{"user": out.User, "tenant": out.Tenant, "kid": key.KID(), "profile": profileName}, func(w io.Writer) {
 		fmt.Fprintf(w, "enrolled as %s (user:%s); the key is in %s\n", out.Name, out.User, path)
 	})
 }

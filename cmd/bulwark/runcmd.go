@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
-	"sync/atomic"
+	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,42 +27,81 @@ import (
 
 func runCommands() []command {
 	return []command{
-		{"dev", "[--data DIR]", "run everything in one process, with people and a service to try it on", runDev},
-		{"init", "--issuer URL --upstream URL --audience A", "make an installation for your own login and service", runInit},
+		{"dev", "[--data DIR] [--gateway ADDR] [--api ADDR] [--grpc ADDR] [--ops ADDR]", "run everything in one process, with people and a service to try it on", runDev},
+		{"init", "--issuer URL --audience A --upstream URL", "make an installation for your own login and service", runInit},
 		{"serve", "--config FILE", "run an installation", runServe},
-		{"config check", "FILE", "check a configuration file without starting anything", runConfigCheck},
+		{"config check", "FILE", "check a configuration file without starting anything: exit 0 good, 1 bad", runConfigCheck},
 		{"version", "", "print the version", runVersion},
 	}
 }
 
 func runVersion(_ context.Context, c *call) error {
-	var s session
-	f := c.flags()
-	f.BoolVar(&s.json, "json", false, "print JSON")
-	if _, err := c.parse(f, 0, 0); err != nil {
+	if _, err := c.parse(c.flags(), 0, 0); err != nil {
 		return err
 	}
-	return s.show(c.stdout, map[string]string{"version": version()}, func(w io.Writer) { fmt.Fprintln(w, "bulwark", version()) })
+	return c.show(map[string]string{"version": version()}, func(w io.Writer) { fmt.Fprintln(w, "bulwark", version()) })
 }
 
+// runConfigCheck answers yes or no about the file alone: what it points to
+// (certificates, the root key) may be on another machine.
 func runConfigCheck(_ context.Context, c *call) error {
-	var s session
-	f := c.flags()
-	f.BoolVar(&s.json, "json", false, "print JSON")
-	args, err := c.parse(f, 1, 1)
+	args, err := c.parse(c.flags(), 1, 1)
 	if err != nil {
 		return err
 	}
-	cfg, err := config.Load(args[0])
+	text, err := os.ReadFile(args[0])
 	if err != nil {
-		return err
+		return fault.Wrap(fault.Invalid, "the config file cannot be read: "+args[0], err)
 	}
-	if _, err := route.Compile(routesOf(cfg)); err != nil {
-		return err
-	}
-	return s.show(c.stdout, map[string]any{"ok": true, "routes": len(cfg.Routes)}, func(w io.Writer) {
-		fmt.Fprintf(w, "ok: %d routes, %d upstreams\n", len(cfg.Routes), len(cfg.Upstreams))
+	result := checkConfig(text, filepath.Dir(args[0]), time.Now())
+	err = c.show(result, func(w io.Writer) {
+		for _, p := range result.Problems {
+			fmt.Fprintln(w, p)
+		}
+		for _, n := range result.Notes {
+			fmt.Fprintln(w, "note:", n)
+		}
+		if result.OK {
+			fmt.Fprintf(w, "ok: %d routes, %d upstreams\n", result.Routes, result.Upstreams)
+		}
 	})
+	if err == nil && !result.OK {
+		return errNo
+	}
+	return err
+}
+
+// configResult is what config check prints.
+type configResult struct {
+	OK        bool     `json:"ok"`
+	Routes    int      `json:"routes"`
+	Upstreams int      `json:"upstreams"`
+	Problems  []string `json:"problems"`
+	Notes     []string `json:"notes"`
+}
+
+func checkConfig(text []byte, dir string, now time.Time) (r configResult) {
+	r.Problems, r.Notes = []string{}, []string{}
+	cfg, err := config.Parse(text, dir)
+	if err == nil {
+		_, err = route.Compile(routesOf(cfg))
+	}
+	if err != nil {
+		r.Problems = strings.Split(fault.Public(err), "\n")
+		return r
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Upstreams)) {
+		p := cfg.Upstreams[name].Plaintext
+		switch {
+		case p == nil:
+		case now.Before(p.Until):
+			r.Notes = append(r.Notes, "upstreams."+name+" is reached without TLS until "+when(p.Until)+": "+p.Reason)
+		default:
+			r.Problems = append(r.Problems, "config: upstreams."+name+": the excuse from TLS ended at "+when(p.Until)+", so every request to it is refused; give it an https url")
+		}
+	}
+	r.OK, r.Routes, r.Upstreams = len(r.Problems) == 0, len(cfg.Routes), len(cfg.Upstreams)
+	return r
 }
 
 // runServe runs an installation by the operator's file. SIGHUP reads the file
@@ -119,6 +159,10 @@ func runServe(ctx context.Context, c *call) error {
 	stop := onHangup(func() { s.reload(ctx, path, certs) })
 	defer stop()
 	n.awaitReady(ctx)
+	ready := map[string]any{"gateway": s.address("gateway"), "api": s.address("api"), "grpc": s.address("grpc"), "ops": s.address("ops"), "roles": roles}
+	if err := c.show(ready, func(io.Writer) {}); err != nil { // the log says it to people
+		return err
+	}
 	log.Info("ready", "gateway", s.address("gateway"), "api", s.address("api"), "ops", s.address("ops"), "roles", roles)
 	return s.run(ctx, 30*time.Second)
 }
@@ -203,54 +247,6 @@ func passphraseOf(cfg *config.Config) (secret.Bytes, error) {
 		return local.PassphraseFromSystemdCredential(cfg.Root.Credential)
 	}
 	return local.PassphraseFromFile(cfg.Root.Passphrase, cfg.Data)
-}
-
-func readPool(path string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "the CA file cannot be read: "+path, err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fault.New(fault.Invalid, "the CA file holds no PEM certificate: "+path)
-	}
-	return pool, nil
-}
-
-func readPair(cert, key string) (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "the certificate and key cannot be used: "+cert+", "+key, err)
-	}
-	return &pair, nil
-}
-
-// certificates are the listeners' own; they change at reload.
-type certificates struct {
-	forGateway, forAPI atomic.Pointer[tls.Certificate]
-}
-
-// load reads both pairs before it takes either.
-func (c *certificates) load(cfg *config.Config) error {
-	gw, err := readPair(cfg.TLS.Gateway.Cert, cfg.TLS.Gateway.Key)
-	if err != nil {
-		return err
-	}
-	api, err := readPair(cfg.TLS.API.Cert, cfg.TLS.API.Key)
-	if err != nil {
-		return err
-	}
-	c.forGateway.Store(gw)
-	c.forAPI.Store(api)
-	return nil
-}
-
-func (c *certificates) gateway(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.forGateway.Load(), nil
-}
-
-func (c *certificates) api(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return c.forAPI.Load(), nil
 }
 
 func routesOf(cfg *config.Config) []route.Route {

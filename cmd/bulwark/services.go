@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -48,16 +49,28 @@ func grantAudience() func(context.Context, *call) error {
 	}.run
 }
 
+// expiry adds --expires: a duration from now; without it there is no end.
+func expiry(f *flag.FlagSet, t *time.Time, what string) {
+	f.Func("expires", what+", e.g. 720h; without it there is no end", func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil || d <= 0 {
+			return errors.New("not a duration like 720h")
+		}
+		*t = time.Now().Add(d).UTC()
+		return nil
+	})
+}
+
 // makeKey writes the private half first: a public key without its private half
 // is only clutter, the reverse would be a lost key.
 func makeKey() func(context.Context, *call) error {
 	var out string
-	var life time.Duration
+	var in admin.NewKey
 	return verb[admin.Key]{
 		as: "admin@acme", least: 1, most: 1,
 		flags: func(f *flag.FlagSet) {
 			f.StringVar(&out, "out", "", "file for the private JWK, mode 0600; never overwritten")
-			f.DurationVar(&life, "expires", 0, "how long the key is taken, e.g. 2160h; 0 is for ever")
+			expiry(f, &in.Expires, "how long the key is taken")
 		},
 		do: func(ctx context.Context, c *admin.Client, args []string) (admin.Key, error) {
 			if out == "" {
@@ -73,10 +86,7 @@ func makeKey() func(context.Context, *call) error {
 			if err := writeDurable(out, append(private, '\n')); err != nil {
 				return admin.Key{}, err
 			}
-			in := admin.NewKey{Key: public}
-			if life > 0 {
-				in.Expires = time.Now().Add(life).UTC()
-			}
+			in.Key = public
 			k, err := c.AddKey(ctx, args[0], in)
 			if err != nil {
 				_ = os.Remove(out) // the key was never registered
@@ -112,18 +122,14 @@ func revokeKey() func(context.Context, *call) error {
 func install() func(context.Context, *call) error {
 	var in admin.NewInstallation
 	var scope string
-	var life time.Duration
 	return verb[admin.Installation]{
 		as: "admin@acme", least: 1, most: 1,
 		flags: func(f *flag.FlagSet) {
 			f.StringVar(&scope, "scope", "", "upper bound of scopes, separated by spaces")
-			f.DurationVar(&life, "expires", 0, "how long it may act here, e.g. 720h; 0 is until removed")
+			expiry(f, &in.Expires, "how long it may act here")
 		},
 		do: func(ctx context.Context, c *admin.Client, args []string) (admin.Installation, error) {
 			in.Service, in.Scopes = args[0], strings.Fields(scope)
-			if life > 0 {
-				in.Expires = time.Now().Add(life).UTC()
-			}
 			return c.Install(ctx, in)
 		},
 		human: func(w io.Writer, i admin.Installation) { fmt.Fprintln(w, "installed", i.Service) },

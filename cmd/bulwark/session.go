@@ -9,120 +9,66 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/api/oidc"
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/jose"
 	"bulwark.example/internal/outgoing"
-	"bulwark.example/internal/secret"
-	"bulwark.example/internal/tenant"
 )
 
 // session is who a command speaks as, and to whom: a running dev, found by its
 // data folder, or an enrolled profile.
 type session struct {
 	data, as, profile string
-	json              bool
 }
 
-// sessionFlags adds the flags that every client command has.
+// flags adds the flags that every client command has.
 func (s *session) flags(f *flag.FlagSet, as string) {
-	f.StringVar(&s.data, "data", defaultData, "data folder of a running `bulwark dev`")
+	f.StringVar(&s.data, "data", defaultData, "data folder of a running bulwark dev")
 	f.StringVar(&s.as, "as", as, "in dev: who asks, as user@tenant")
-	f.StringVar(&s.profile, "profile", os.Getenv("BULWARK_PROFILE"), "enrolled profile; empty: dev if it runs, else \"default\"")
-	f.BoolVar(&s.json, "json", false, "print JSON")
-}
-
-// profile is what enrolment leaves on a person's machine: ~/.config/bulwark/NAME.json, mode 0600.
-type profile struct {
-	API    string          `json:"api"`
-	Issuer string          `json:"issuer"`
-	CA     string          `json:"ca,omitempty"` // PEM
-	Tenant string          `json:"tenant"`
-	User   string          `json:"user"`
-	Key    json.RawMessage `json:"key"` // private JWK
-}
-
-func profilePath(name string) (string, error) {
-	if !validProfile(name) {
-		return "", usageError("a profile's name has 1 to 63 characters of a-z 0-9 . _ -")
-	}
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "", fault.Wrap(fault.Invalid, "this user has no configuration folder; set HOME or XDG_CONFIG_HOME", err)
-	}
-	return filepath.Join(dir, "bulwark", name+".json"), nil
-}
-
-func validProfile(name string) bool {
-	return name != "" && len(name) <= 63 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-") == "" && name[0] != '.'
-}
-
-func readProfile(name string) (*profile, error) {
-	path, err := profilePath(name)
-	if err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.New(fault.Invalid, "no `bulwark dev` runs here and there is no profile "+name+"; enrol with `bulwark enrol CODE --api URL`, or name dev's folder with --data")
-	}
-	if err != nil {
-		return nil, fault.Wrap(fault.Unavailable, "the profile cannot be read: "+path, err)
-	}
-	var p profile
-	if err := json.Unmarshal(b, &p); err != nil {
-		return nil, fault.Wrap(fault.Integrity, "the profile is damaged: "+path, err)
-	}
-	return &p, nil
-}
-
-func (p *profile) write(name string) (string, error) {
-	path, err := profilePath(name)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", fault.Wrap(fault.Unavailable, "the configuration folder cannot be made", err)
-	}
-	if _, err := os.Stat(path); err == nil {
-		return "", fault.New(fault.Conflict, "the profile "+name+" exists; choose another with --profile")
-	}
-	b, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return "", fault.Wrap(fault.Internal, "the profile does not encode", err)
-	}
-	return path, writeDurable(path, append(b, '\n'))
+	f.StringVar(&s.profile, "profile", os.Getenv("BULWARK_PROFILE"), "who asks: an enrolled profile; without it, dev if it runs, else the profile default")
 }
 
 // remote is one server with a way to get tokens for it.
 type remote struct {
-	api   string
-	http  *outgoing.Client
-	token func(ctx context.Context, audience string) (string, error)
+	api, issuer string
+	http        *outgoing.Client
+	token       func(ctx context.Context, audience string) (string, error)
+	dev         *devState // nil when it is not a dev
 }
 
 // open finds the server: the named profile, else a running dev, else the
 // default profile.
 func (s *session) open() (*remote, error) {
-	if s.profile == "" {
-		if state, err := readState(s.data); err == nil {
-			return s.openDev(state)
-		} else if s.data != defaultData {
-			return nil, err
-		}
-		s.profile = "default"
+	if s.profile != "" {
+		return openProfile(s.profile)
 	}
-	p, err := readProfile(s.profile)
+	state, err := readState(s.data)
+	if err == nil {
+		return s.openDev(state)
+	}
+	if s.data != defaultData || fault.KindOf(err) == fault.Integrity {
+		return nil, err
+	}
+	r, err := openProfile(defaultProfile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.New(fault.Invalid, "whom to ask? No `bulwark dev` keeps its data in "+defaultData+" here: start one, or name its folder with --data"+
+			"; or name a profile with --profile ("+profileNames()+")")
+	}
+	return r, err
+}
+
+func openProfile(name string) (*remote, error) {
+	p, err := readProfile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +76,7 @@ func (s *session) open() (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &remote{api: p.API, http: client, token: func(ctx context.Context, audience string) (string, error) {
+	return &remote{api: p.API, issuer: p.Issuer, http: client, token: func(ctx context.Context, audience string) (string, error) {
 		return p.newToken(ctx, client, audience)
 	}}, nil
 }
@@ -144,7 +90,7 @@ func (s *session) openDev(state *devState) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &remote{api: state.API, http: client, token: func(ctx context.Context, audience string) (string, error) {
+	return &remote{api: state.API, issuer: state.Issuer, http: client, dev: state, token: func(ctx context.Context, audience string) (string, error) {
 		return askSocket(ctx, s.data, socketRequest{As: s.as, Audience: audience})
 	}}, nil
 }
@@ -152,68 +98,62 @@ func (s *session) openDev(state *devState) (*remote, error) {
 // dial makes a client that reaches the one server that the person named.
 func dial(api string, ca []byte) (*outgoing.Client, error) {
 	u, err := url.Parse(api)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, usageError("the API's address must be https://host:port")
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.TrimSuffix(u.Path, "/") != "" {
+		return nil, usageError("the API's address must be https://host:port alone")
 	}
 	cfg := outgoing.Config{Allow: []string{u.Hostname()}, Timeout: 30 * time.Second}
 	if a, err := netip.ParseAddr(u.Hostname()); err == nil {
 		cfg.Allow = []string{netip.PrefixFrom(a, a.BitLen()).String()}
 	}
 	if len(ca) > 0 {
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(ca) {
-			return nil, usageError("the CA file holds no PEM certificate")
+		if cfg.RootCAs, err = parsePool(ca, "the CA for "+u.Host); err != nil {
+			return nil, err
 		}
 	}
 	return outgoing.Operator(cfg)
 }
 
-// client returns the admin API's client.
-func (s *session) client() (*admin.Client, error) {
-	r, err := s.open()
-	if err != nil {
-		return nil, err
+// reachHint says what to do about a server that was not reached, and nothing
+// about other errors. It names the host, never the path or the query.
+func reachHint(err error) string {
+	var at *url.Error
+	if !errors.As(err, &at) {
+		return ""
 	}
-	return admin.NewClient(admin.ClientConfig{
-		URL: r.api, HTTP: r.http,
-		Token: func(ctx context.Context) (string, error) { return r.token(ctx, "admin") },
-	}), nil
-}
-
-// newToken signs an assertion with the profile's key and gets a token for it
-// (RFC 7523 section 2.1).
-func (p *profile) newToken(ctx context.Context, client *outgoing.Client, audience string) (string, error) {
-	key, err := jose.ParsePrivateKey(secret.New(p.Key))
-	if err != nil {
-		return "", err
+	where := "there"
+	if u, err := url.Parse(at.URL); err == nil {
+		where = "at " + u.Scheme + "://" + u.Host
 	}
-	assertion, err := signAssertion(key, "user:"+p.User, p.Issuer, time.Now())
-	if err != nil {
-		return "", err
+	var authority x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var expired x509.CertificateInvalidError
+	var lookup *net.DNSError
+	switch {
+	case errors.As(err, &authority):
+		return "the certificate " + where + " is not signed by a CA that this machine trusts; `bulwark enrol --ca FILE` takes the one of `bulwark init`: tls/ca.pem"
+	case errors.As(err, &name), errors.As(err, &expired):
+		return "the certificate " + where + " is for another name, or not valid now"
+	case errors.As(err, &lookup):
+		return "the name of the host " + where + " is not known"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens " + where + "; is the server running?"
+	case at.Timeout():
+		return "no answer came in time " + where
 	}
-	return requestToken(ctx, client, p.API, url.Values{
-		"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}, "audience": {audience},
-	})
-}
-
-// signAssertion makes a client's or person's assertion about itself (RFC 7523 section 3).
-func signAssertion(key jose.PrivateKey, id, issuer string, now time.Time) (string, error) {
-	return jose.Sign(key, "JWT", map[string]any{
-		"iss": id, "sub": id, "aud": issuer, "jti": tenant.RandomID(), "iat": now.Unix(), "exp": now.Add(time.Minute).Unix(),
-	})
+	return "no connection was made " + where
 }
 
 // discoverIssuer asks the server what it calls itself.
 func discoverIssuer(ctx context.Context, client *outgoing.Client, api string) (string, error) {
 	b, err := client.Get(ctx, api+oidc.PathDiscovery, 1<<20)
-	if err != nil {
-		return "", err
-	}
 	var meta struct {
 		Issuer string `json:"issuer"`
 	}
-	if err := json.Unmarshal(b, &meta); err != nil || meta.Issuer == "" {
-		return "", fault.Wrap(fault.Unavailable, "the server does not say who it is", err)
+	if err == nil {
+		err = json.Unmarshal(b, &meta)
+	}
+	if err != nil || meta.Issuer == "" {
+		return "", fault.Wrap(fault.Unavailable, "there is no Bulwark API at "+api+"; its port is 8444 if nothing else was configured", err)
 	}
 	return meta.Issuer, nil
 }
@@ -243,22 +183,23 @@ func requestToken(ctx context.Context, client *outgoing.Client, api string, form
 	case err != nil:
 		return "", fault.Wrap(fault.Unavailable, "the token service's answer is not readable", err)
 	case out.Error != "":
-		return "", fault.New(fault.Denied, "the token was refused: "+out.Error+": "+out.Description)
+		return "", fault.New(tokenFault(out.Error), "the token was refused: "+out.Error+": "+out.Description)
 	case out.Token == "":
 		return "", fault.New(fault.Unavailable, "the token service answered without a token")
 	}
 	return out.Token, nil
 }
 
-// show prints v as JSON, or lets human print it.
-func (s *session) show(w io.Writer, v any, human func(io.Writer)) error {
-	if s.json {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
+// tokenFault tells a refusal from a request that says nothing and from a
+// server that cannot (RFC 6749 section 5.2, RFC 8693 section 2.2.2).
+func tokenFault(code string) fault.Kind {
+	switch code {
+	case "invalid_request", "unsupported_grant_type", "invalid_scope":
+		return fault.Invalid
+	case "server_error", "temporarily_unavailable":
+		return fault.Unavailable
 	}
-	human(w)
-	return nil
+	return fault.Denied
 }
 
 // table prints items in aligned columns.

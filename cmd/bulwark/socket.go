@@ -25,8 +25,9 @@ type socketRequest struct {
 }
 
 type socketAnswer struct {
-	Token string `json:"token,omitempty"`
-	Error string `json:"error,omitempty"`
+	Token string     `json:"token,omitempty"`
+	Error string     `json:"error,omitempty"`
+	Kind  fault.Kind `json:"kind,omitempty"`
 }
 
 // socketPath is inside the data folder, or, where that path is longer than a
@@ -82,13 +83,26 @@ func answerSocket(ctx context.Context, conn net.Conn, mint func(context.Context,
 	var req socketRequest
 	var ans socketAnswer
 	if err := json.Unmarshal(line, &req); err != nil {
-		ans.Error = "the request is not JSON"
+		ans.Error, ans.Kind = "the request is not JSON", fault.Invalid
 	} else if token, err := mint(ctx, req); err != nil {
-		ans.Error = fault.Public(err)
+		ans.Error, ans.Kind = fault.Public(err), fault.KindOf(err)
 	} else {
 		ans.Token = token
 	}
 	_ = json.NewEncoder(conn).Encode(ans) // the asker may be gone
+}
+
+// refuseSecondDev refuses to start beside a dev that runs over the same data,
+// before anything of the running one is touched. The store's lock would refuse
+// later.
+func refuseSecondDev(ctx context.Context, data string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socketPath(data))
+	if err != nil {
+		return nil // nobody answers: none runs, or it was killed
+	}
+	_ = conn.Close() // nothing was sent
+	return fault.New(fault.Conflict, "a `bulwark dev` runs over "+data+" already; end it first, or name another folder with --data")
 }
 
 // askSocket gets a token from the dev process over the data folder.
@@ -107,7 +121,7 @@ func askSocket(ctx context.Context, data string, req socketRequest) (string, err
 		return "", fault.Wrap(fault.Unavailable, "the dev process does not answer", err)
 	}
 	if ans.Error != "" {
-		return "", fault.New(fault.Denied, ans.Error)
+		return "", fault.New(ans.Kind, ans.Error)
 	}
 	return ans.Token, nil
 }

@@ -38,14 +38,18 @@ func runToken(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if s.as == "" && s.profile == "" {
+	if s.as == "" && r.dev != nil {
 		return usageError("in dev, --as USER@TENANT says who, e.g. --as alice@acme")
 	}
 	token, err := r.token(ctx, audience)
 	if err != nil {
 		return err
 	}
-	return s.show(c.stdout, map[string]string{"access_token": token}, func(w io.Writer) { fmt.Fprintln(w, token) })
+	return c.showToken(token)
+}
+
+func (c *call) showToken(token string) error {
+	return c.show(map[string]string{"access_token": token}, func(w io.Writer) { fmt.Fprintln(w, token) })
 }
 
 // runExchange plays a service's part (RFC 8693) with its key from a file.
@@ -69,17 +73,14 @@ func runExchange(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	issuer, clientID := r.api, service
-	if state, err := readState(s.data); err == nil && s.profile == "" {
-		issuer = state.Issuer
-		if svc, ok := state.Services[service]; ok {
+	clientID := service
+	if r.dev != nil {
+		if svc, ok := r.dev.Services[service]; ok {
 			clientID = svc.ClientID
 			if keyFile == "" {
 				keyFile = svc.Key
 			}
 		}
-	} else if p, err := readProfile(s.profile); err == nil {
-		issuer = p.Issuer
 	}
 	key, err := readKey(keyFile)
 	if err != nil {
@@ -90,7 +91,7 @@ func runExchange(ctx context.Context, c *call) error {
 			return err
 		}
 	}
-	assertion, err := signAssertion(key, clientID, issuer, time.Now())
+	assertion, err := signAssertion(key, clientID, r.issuer, time.Now())
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func runExchange(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	return s.show(c.stdout, map[string]string{"access_token": token}, func(w io.Writer) { fmt.Fprintln(w, token) })
+	return c.showToken(token)
 }
 
 // subjectType tells our two kinds of subject token apart by their header.
@@ -119,7 +120,7 @@ func subjectType(token string) string {
 
 func readKey(path string) (jose.PrivateKey, error) {
 	if path == "" {
-		return jose.PrivateKey{}, usageError("--key FILE is needed: the service's private JWK")
+		return jose.PrivateKey{}, usageError("--key FILE is needed: the private JWK of the service, as `bulwark service key` wrote it")
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 // printTour says what to try. e2e runs every line that begins with "$" as it
 // is printed.
 func printTour(w io.Writer, data string, s *devState) {
-	exe := os.Args[0]
+	exe := quote(os.Args[0])
 	flag := ""
 	if data != defaultData {
 		flag = " --data " + quote(data)
 	}
-	curl := "curl -s --cacert " + quote(s.CA)
+	curl := "curl -sS --cacert " + quote(s.CA)
 	as := func(who string) string {
 		return `-H "Authorization: Bearer $(` + exe + ` token --as ` + who + flag + `)"`
 	}

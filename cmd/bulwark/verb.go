@@ -20,33 +20,49 @@ type verb[T any] struct {
 }
 
 func (v verb[T]) run(ctx context.Context, c *call) error {
-	var s session
-	f := c.flags()
-	s.flags(f, v.as)
-	if v.flags != nil {
-		v.flags(f)
-	}
-	args, err := c.parse(f, v.least, v.most)
-	if err != nil {
-		return err
-	}
-	client, err := s.client()
+	client, args, err := c.client(v.as, v.least, v.most, v.flags)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // a command that hangs helps nobody
 	defer cancel()
 	out, err := v.do(ctx, client, args)
+	if err != nil && v.no != nil {
+		return unanswered{err}
+	}
 	if err != nil {
 		return err
 	}
-	if err := s.show(c.stdout, out, func(w io.Writer) { v.human(w, out) }); err != nil {
+	if err := c.show(out, func(w io.Writer) { v.human(w, out) }); err != nil {
 		return err
 	}
 	if v.no != nil && v.no(out) {
 		return errNo
 	}
 	return nil
+}
+
+// client reads the flags of a command that asks the admin API, and opens its
+// client.
+func (c *call) client(as string, least, most int, more func(*flag.FlagSet)) (*admin.Client, []string, error) {
+	var s session
+	f := c.flags()
+	s.flags(f, as)
+	if more != nil {
+		more(f)
+	}
+	args, err := c.parse(f, least, most)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := s.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	return admin.NewClient(admin.ClientConfig{
+		URL: r.api, HTTP: r.http,
+		Token: func(ctx context.Context) (string, error) { return r.token(ctx, "admin") },
+	}), args, nil
 }
 
 // done is what commands print that change something and get nothing back.

@@ -182,7 +182,7 @@ func Parse(text []byte, dir string) (*Config, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(&c); err != nil {
-		return nil, fault.New(fault.Invalid, "config: "+strings.TrimPrefix(err.Error(), "yaml: "))
+		return nil, fault.New(fault.Invalid, "config: "+strings.Join(unreadable(err), "\nconfig: "))
 	}
 	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, fault.New(fault.Invalid, "config: the file must hold one document")
@@ -192,6 +192,24 @@ func Parse(text []byte, dir string) (*Config, error) {
 		return nil, fault.New(fault.Invalid, "config: "+strings.Join(problems, "\nconfig: "))
 	}
 	return &c, nil
+}
+
+var unknownKey = regexp.MustCompile(`field (\S+) not found in type config\.\S+`)
+
+// unreadable says in the file's words what the decoder says in Go's, a line each.
+func unreadable(err error) []string {
+	var types *yaml.TypeError
+	switch {
+	case errors.Is(err, io.EOF):
+		return []string{"the file is empty"}
+	case !errors.As(err, &types):
+		return []string{strings.TrimPrefix(err.Error(), "yaml: ")}
+	}
+	lines := make([]string, len(types.Errors))
+	for i, line := range types.Errors {
+		lines[i] = unknownKey.ReplaceAllString(line, "there is no key $1 here; docs/operate/config.yaml has all of them")
+	}
+	return lines
 }
 
 // Defaults of Listen, all on loopback (DESIGN section 5).

@@ -66,7 +66,7 @@ func TestDefaults(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, from, to, want string }{
-		{"unknown key", "env: prod", "env: prod\ntenannt: x", "field tenannt not found"},
+		{"unknown key", "env: prod", "env: prod\ntenannt: x", "there is no key tenannt here"},
 		{"twice", "env: prod", "env: prod\nenv: test", "already defined"},
 		{"two documents", "env: prod", "env: prod\n---\nenv: x", "one document"},
 		{"dev", "env: prod", "env: dev", "env:"},

@@ -33,7 +33,7 @@ func validRole(t tenant.ID, role string) bool {
 	return slices.Contains(Roles, role) && (role != "operator" || t == tenant.Platform)
 }
 
-var errRole = fault.New(fault.Invalid, "there is no such role in this tenant")
+var errRole = fault.New(fault.Invalid, "there is no such role in this tenant; roles are "+strings.Join(Roles[1:], ", ")+", and operator in the platform")
 
 // Invite makes a one-use code that enrols a person with the role. When the
 // caller acts from the platform into another tenant, only the tenant's first

@@ -180,7 +180,8 @@ func explain(s *server, c *call) (answer, error) {
 	case v.Kind == fault.Unavailable && !v.Allowed:
 		return answer{}, fault.New(fault.Unavailable, "the decision cannot be made now; try again")
 	case v.Trace == nil:
-		return answer{}, fault.New(fault.Invalid, "the active model does not have this type or relation")
+		typ, _, _ := relation.SplitObject(req.Object) // validated above
+		return answer{}, fault.New(fault.Invalid, "the active model has no relation "+req.Relation+" on "+typ)
 	}
 	c.about(req.Object)
 	c.record.Event.Detail = map[string]string{"asked": subject, "relation": req.Relation}

@@ -90,7 +90,7 @@ func (t *tx) WriteTuples(id relation.StoreID, writes, deletes []relation.Tuple) 
 			return translate(err, "the tuple")
 		}
 		if n == 0 {
-			return fault.New(fault.Conflict, "a tuple to delete does not exist")
+			return fault.New(fault.Conflict, "there is no tuple "+d.String()+" to delete")
 		}
 		t.changed(d, deleted)
 	}
@@ -100,8 +100,12 @@ func (t *tx) WriteTuples(id relation.StoreID, writes, deletes []relation.Tuple) 
 		}
 		_, err := t.exec("INSERT INTO tuples (tenant_id, store_id, object, relation, subject) VALUES (?, ?, ?, ?, ?)",
 			owner, string(id), w.Object, w.Relation, w.Subject)
+		err = translate(err, "the tuple")
+		if err != nil && fault.KindOf(err) == fault.Conflict {
+			return fault.Wrap(fault.Conflict, "the tuple "+w.String()+" exists already", err)
+		}
 		if err != nil {
-			return translate(err, "the tuple")
+			return err
 		}
 		t.changed(w, written)
 	}
