@@ -140,7 +140,12 @@ func startDev(t testing.TB, dir string) *dev {
 // await polls until ok or the process is gone or a minute has passed.
 func (p *process) await(what string, ok func() bool) {
 	p.t.Helper()
-	deadline := time.After(time.Minute)
+	p.awaitFor(time.Minute, what, ok)
+}
+
+func (p *process) awaitFor(patience time.Duration, what string, ok func() bool) {
+	p.t.Helper()
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -148,7 +153,7 @@ func (p *process) await(what string, ok func() bool) {
 		case <-p.done:
 			p.t.Fatalf("waiting for %s: %v ended: %v\n%s%s", what, p.cmd.Args, p.code, p.out.String(), p.err.String())
 		case <-deadline:
-			p.t.Fatalf("waiting for %s: a minute has passed\n%s%s", what, p.out.String(), p.err.String())
+			p.t.Fatalf("waiting for %s: %v have passed\n%s%s", what, patience, p.out.String(), p.err.String())
 		case <-tick.C:
 		}
 	}

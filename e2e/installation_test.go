@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -14,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,6 +144,7 @@ type login struct {
 
 	mu   sync.Mutex
 	keys map[string]*ecdsa.PrivateKey
+	more []jose.JSONWebKey // published beside keys
 	hits int
 	tls  tls.Certificate
 }
@@ -161,7 +164,7 @@ func newLogin(t testing.TB) *login {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.hits++
-		var set jose.JSONWebKeySet
+		set := jose.JSONWebKeySet{Keys: slices.Clone(l.more)}
 		for kid, k := range l.keys {
 			set.Keys = append(set.Keys, jose.JSONWebKey{Key: &k.PublicKey, KeyID: kid, Algorithm: "ES256", Use: "sig"})
 		}
@@ -211,7 +214,11 @@ func (l *login) sign(t testing.TB, kid, typ string, claims map[string]any) strin
 
 func signWith(t testing.TB, key any, kid, typ string, claims any) string {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, (&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+	alg := jose.ES256
+	if _, ok := key.(*rsa.PrivateKey); ok {
+		alg = jose.RS256
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: jose.JSONWebKey{Key: key, KeyID: kid}}, (&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
 	if err != nil {
 		t.Fatal(err)
 	}
