@@ -259,6 +259,7 @@ func (o *initOptions) file() string {
 		return before + yamlString(file)
 	}
 	return fmt.Sprintf(`# Written by bulwark init. Every key: docs/operate/config.yaml
+version: 1
 env: %s
 issuer: %s
 data: data

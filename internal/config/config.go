@@ -21,9 +21,14 @@ import (
 	"bulwark.example/internal/fault"
 )
 
+// Version is the form of the file that Parse reads. A later one reads the
+// earlier ones too; testdata holds a file of each.
+const Version = 1
+
 // Config is everything that `bulwark serve` is told. docs/operate/config.yaml
 // documents each key. Paths are relative to the file's own folder.
 type Config struct {
+	Version     int                 `yaml:"version"`
 	Env         string              `yaml:"env"`
 	Issuer      string              `yaml:"issuer"`
 	Data        string              `yaml:"data"`
@@ -255,6 +260,9 @@ var envPattern = regexp.MustCompile(`^[a-z][a-z0-9]{0,15}$`)
 // problems lists what is wrong, each as "key: what to do".
 func (c *Config) problems() (list []string) {
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	if c.Version != Version {
+		add("version: write `version: %d`, the form of this file that this bulwark reads", Version)
+	}
 	if !envPattern.MatchString(c.Env) || c.Env == "dev" {
 		add("env: name the environment with 1 to 16 of a-z 0-9, e.g. prod; dev is sealed for `bulwark dev`")
 	}

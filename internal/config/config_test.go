@@ -1,10 +1,13 @@
 package config
 
 import (
+	"encoding/json"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"bulwark.example/internal/fault"
 )
@@ -42,6 +45,7 @@ func TestReferenceFileIsComplete(t *testing.T) {
 }
 
 const good = `
+version: 1
 env: prod
 issuer: https://auth.example.com
 data: /srv/data
@@ -69,6 +73,8 @@ func TestRefusals(t *testing.T) {
 		{"unknown key", "env: prod", "env: prod\ntenannt: x", "there is no key tenannt here"},
 		{"twice", "env: prod", "env: prod\nenv: test", "already defined"},
 		{"two documents", "env: prod", "env: prod\n---\nenv: x", "one document"},
+		{"no version", "version: 1\n", "", "version: write"},
+		{"a later version", "version: 1", "version: 2", "version: write"},
 		{"dev", "env: prod", "env: dev", "env:"},
 		{"env", "env: prod", "env: Pr-od", "env:"},
 		{"plain issuer", "https://auth.example.com", "http://auth.example.com", "issuer:"},
@@ -108,4 +114,29 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted: %q", text)
 		}
 	})
+}
+
+// A file of each version stays readable, with the same meaning. The golden file
+// is what Parse made of version1.yaml when that version was new.
+func TestVersionsStayReadable(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("testdata/version1.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Parse(text, "/etc/bulwark")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden, err := os.ReadFile("testdata/version1.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want Config // keys that came later have no value in the old file
+	if err := json.Unmarshal(golden, &want); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&want, c); diff != "" {
+		t.Error(diff)
+	}
 }
