@@ -1,8 +1,9 @@
 // Command notes is an example service: documents of many customers behind Bulwark's gateway.
 //
 // It shows the four things that a service does with the sdk: verify what
-// arrives, take the tenant from the principal alone, ask for a decision, and
-// call another service on behalf of the one who asks.
+// arrives, take the tenant from the principal alone, ask for a decision that
+// the gateway has not made, and call another service on behalf of the one who
+// asks.
 package main
 
 import (
@@ -74,12 +75,34 @@ type notes struct {
 
 func (n *notes) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /documents/{id}", n.read)
-	mux.HandleFunc("PUT /documents/{id}", n.write)
-	mux.HandleFunc("GET /documents/{id}/invoice", n.invoice)
-	mux.HandleFunc("GET /may/{relation}/{id}", n.may)
+	mux.HandleFunc("GET /documents/{id}", n.may("can_view", n.read))
+	mux.HandleFunc("PUT /documents/{id}", n.may("can_edit", n.write))
+	mux.HandleFunc("GET /documents/{id}/invoice", n.may("can_view", n.invoice))
+	mux.HandleFunc("GET /may/{relation}/{id}", n.ask)
 	mux.HandleFunc("GET /whoami", func(w http.ResponseWriter, r *http.Request) { answer(w, sdk.FromContext(r.Context())) })
 	return mux
+}
+
+// may serves h to those who have the relation to the document. The gateway has
+// decided for what came through it, on routes that ask for it. A caller with a
+// token for this service came past it, so we ask.
+func (n *notes) may(relation string, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		p, document := sdk.FromContext(r.Context()), "document:"+r.PathValue("id")
+		if !p.Decided(relation, document) {
+			yes, err := n.bulwark.Check(r.Context(), p.Tenant, p.Subject, relation, document)
+			if err != nil {
+				log.Print(err)
+				http.Error(w, "no decision", http.StatusBadGateway)
+				return
+			}
+			if !yes {
+				http.Error(w, "no such document", http.StatusNotFound)
+				return
+			}
+		}
+		h(w, r)
+	}
 }
 
 func (n *notes) read(w http.ResponseWriter, r *http.Request) {
@@ -136,8 +159,8 @@ func (n *notes) invoice(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, io.LimitReader(res.Body, 1<<20)) // the client may be gone
 }
 
-// may asks for a decision that no route asked for.
-func (n *notes) may(w http.ResponseWriter, r *http.Request) {
+// ask tells what the one who asks may do, for a page that greys out a button.
+func (n *notes) ask(w http.ResponseWriter, r *http.Request) {
 	p := sdk.FromContext(r.Context())
 	yes, err := n.bulwark.Check(r.Context(), p.Tenant, p.Subject, r.PathValue("relation"), "document:"+r.PathValue("id"))
 	if err != nil {

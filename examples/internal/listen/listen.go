@@ -33,7 +33,7 @@ func (o *Options) Flags() {
 	flag.StringVar(&o.Key, "key", "", "file with this service's private JWK")
 }
 
-// HTTP returns a client that trusts the CA.
+// HTTP returns a client that trusts the CA and follows nobody elsewhere.
 func (o *Options) HTTP() (*http.Client, error) {
 	b, err := os.ReadFile(o.CA)
 	if err != nil {
@@ -44,8 +44,9 @@ func (o *Options) HTTP() (*http.Client, error) {
 		return nil, errors.New("the CA file holds no PEM certificate")
 	}
 	return &http.Client{
-		Timeout:   10 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, ForceAttemptHTTP2: true},
+		Timeout:       10 * time.Second,
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool}, ForceAttemptHTTP2: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
 
