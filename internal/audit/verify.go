@@ -123,7 +123,7 @@ type verifier struct {
 	lines [groupCount]verifyLine
 
 	report   *Report
-	damages  []Defect        // found in a file, not yet given a block number
+	damages  []damage        // found in a file, not yet given a block number
 	missing  []span          // holes that a block out of order may still fill
 	broken   bool            // the outer tree cannot be computed any more
 	dropped  map[string]bool // segments of which only headers are left
@@ -132,6 +132,15 @@ type verifier struct {
 }
 
 type span struct{ from, to uint64 } // [from, to)
+
+// damage is a place that does not parse. inside says that a block behind it, in
+// the same group, was accepted: then it is no torn end, and if no block is
+// missing for it, somebody put it there.
+type damage struct {
+	Defect
+	group  int
+	inside bool
+}
 
 // verifyLine is the way through one group.
 type verifyLine struct {
@@ -259,7 +268,8 @@ func (v *verifier) link(l *verifyLine, r *segReader) {
 	}
 	if got := r.head.PrevFirst; got != want && got != ledger.NoBlock {
 		name := segName(got, r.file.group, false)
-		v.damages = append(v.damages, Defect{DefectSegment, name, nil, "the segment " + name + ", which stood before " + r.file.name + ", is missing"})
+		text := "the segment " + name + ", which stood before " + r.file.name + ", is missing"
+		v.damages = append(v.damages, damage{Defect{DefectSegment, name, nil, text}, int(r.file.group), true})
 	}
 	l.begun, l.prev = true, r.file.first
 	if r.file.headers {
@@ -283,7 +293,7 @@ func (v *verifier) unreadable(l *verifyLine, file segFile, off int64, err error)
 		v.note("%s; nothing signed is behind it", text)
 		return nil
 	}
-	v.damages = append(v.damages, Defect{DefectDamaged, file.name, nil, text})
+	v.damages = append(v.damages, damage{Defect{DefectDamaged, file.name, nil, text}, int(file.group), false})
 	return nil
 }
 
@@ -300,6 +310,9 @@ func (v *verifier) block(fr *frame) {
 		return
 	case n > next:
 		v.hole(next, n)
+	}
+	for i := range v.damages {
+		v.damages[i].inside = v.damages[i].inside || v.damages[i].group == int(fr.file.group)
 	}
 	var events []ledger.Stored
 	err := v.unpack(fr)
@@ -431,7 +444,7 @@ func (v *verifier) conclude() {
 	next := v.chain.Next()
 	named := false
 	for _, d := range v.damages {
-		if next >= v.covered() && d.Kind == DefectDamaged {
+		if next >= v.covered() && !d.inside {
 			v.note("%s; nothing signed is behind it", d.Text)
 			continue
 		}
