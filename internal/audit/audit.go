@@ -237,7 +237,8 @@ func (l *Log) Reject(ev ledger.Event) {
 // Begin opens the record of one request: paragraph 1 of the guard. The error
 // has kind [fault.Unavailable] when the log could not take the event, so that
 // nothing is begun that cannot be recorded. An event without a class stands
-// for a request that may end as a deny.
+// for a request that may end as a deny. A mutation that revokes or suspends may
+// begin even then: its event commits with it, and waits in the outbox.
 func (l *Log) Begin(ev ledger.Event) (*Record, error) {
 	p := priority(&ev)
 	if ev.Class == 0 {

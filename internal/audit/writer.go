@@ -369,7 +369,7 @@ func (w *writer) refuse(r *round, cause error) {
 		r.waiting[i].w.done(err)
 	}
 	if w.broken {
-		w.log.level.Store(-1)
+		w.log.level.Store(priorityRevoke)
 	}
 	w.countItems("write_failed", r.buffered)
 	w.countItems("write_failed", r.rejected)
@@ -510,7 +510,9 @@ func (w *writer) admit() int32 {
 
 func (w *writer) publishLevel(level int32) {
 	if w.broken {
-		level = -1
+		// Only for what ends access, and whose event waits in the outbox: no
+		// append of another event is acknowledged meanwhile.
+		level = priorityRevoke
 	}
 	if w.log.level.Swap(level) > level {
 		w.cfg.Logger.Warn("the audit log refuses the less urgent classes", "level", level)
