@@ -110,7 +110,7 @@ func tailEvents() func(context.Context, *call) error {
 			filter.Since = page.Items[len(page.Items)-1].Time
 			out.seen = page.Items[len(page.Items)-1].ID
 		}
-		return ended(ctx, client.Export(ctx, filter, true, out))
+		return client.Export(ctx, filter, true, out)
 	}
 }
 
@@ -164,19 +164,7 @@ func runExport(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	err = client.Export(ctx, filter, follow, c.stdout)
-	if follow {
-		return ended(ctx, err)
-	}
-	return err
-}
-
-// ended makes Ctrl-C the good end of what goes on for ever.
-func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return client.Export(ctx, filter, follow, c.stdout)
 }
 
 func proveEvent() func(context.Context, *call) error {

@@ -255,32 +255,32 @@ type Event struct {
 	Block      uint64            `json:"block"`
 	Seq        uint64            `json:"seq"` // place in the tenant's chain
 	ID         string            `json:"id"`
-	Time       time.Time         `json:"time"`
+	Time       time.Time         `json:"time,omitzero"`
 	Class      string            `json:"class"`
-	Action     string            `json:"action"`
+	Action     string            `json:"action,omitempty"`
 	Tenant     string            `json:"tenant"`
-	Subject    string            `json:"subject"`
-	Actors     []string          `json:"actors"`
-	ClientID   string            `json:"client_id"`
-	Resource   string            `json:"resource"`
-	Relation   string            `json:"relation"`
-	Decision   string            `json:"decision"`
-	Unenforced bool              `json:"unenforced"`
-	Reason     string            `json:"reason"`
-	Route      string            `json:"route"`
-	RequestID  string            `json:"request_id"`
-	DecisionID string            `json:"decision_id"`
-	Model      string            `json:"model"`
-	Revision   EventRevision     `json:"revision"`
-	Source     string            `json:"source"`
-	Count      uint64            `json:"count"`
-	Status     int               `json:"status"`
-	Detail     map[string]string `json:"detail"`
+	Subject    string            `json:"subject,omitempty"`
+	Actors     []string          `json:"actors,omitempty"`
+	ClientID   string            `json:"client_id,omitempty"`
+	Resource   string            `json:"resource,omitempty"`
+	Relation   string            `json:"relation,omitempty"`
+	Decision   string            `json:"decision,omitempty"`
+	Unenforced bool              `json:"unenforced,omitempty"`
+	Reason     string            `json:"reason,omitempty"`
+	Route      string            `json:"route,omitempty"`
+	RequestID  string            `json:"request_id,omitempty"`
+	DecisionID string            `json:"decision_id,omitempty"`
+	Model      string            `json:"model,omitempty"`
+	Revision   EventRevision     `json:"revision,omitzero"`
+	Source     string            `json:"source,omitempty"`
+	Count      uint64            `json:"count,omitempty"`
+	Status     int               `json:"status,omitempty"`
+	Detail     map[string]string `json:"detail,omitempty"`
 }
 
 // EventRevision is the revision that decided, or that a change made.
 type EventRevision struct {
-	Epoch uint64 `json:"epoch"`
-	Store string `json:"store"`
-	Rev   uint64 `json:"rev"`
+	Epoch uint64 `json:"epoch,omitempty"`
+	Store string `json:"store,omitempty"`
+	Rev   uint64 `json:"rev,omitempty"`
 }
