@@ -204,8 +204,14 @@ func (n *node) openAudit(ctx context.Context) error {
 		return err
 	}
 	n.logKey = verifier
-	if err := n.listLog(ctx, line); err != nil {
+	kept, err := n.listLog(ctx, line)
+	if err != nil {
 		return err
+	}
+	if kept != nil { // before anything is appended, which would make a log that was set back longer
+		if err := audit.Extends(ctx, dir, verifier, kept); err != nil {
+			return err
+		}
 	}
 	n.audit, err = audit.Open(ctx, audit.Config{
 		Dir: dir, Now: n.plan.now, Signer: signer, Verifier: verifier,
@@ -223,22 +229,27 @@ const logOrigin = "bulwark.example/log/"
 
 func (n *node) logNode() string { return strings.TrimPrefix(n.logKey.Name(), logOrigin) }
 
-// listLog puts this node's log into the append-only list of logs. A log that
-// was begun anew, because its folder was lost, is another log.
-func (n *node) listLog(ctx context.Context, publicKey string) error {
-	err := n.store.AddAuditLog(ctx, store.AuditLog{
-		Node: n.logNode(), Origin: n.logKey.Name(), PublicKey: publicKey, Created: n.plan.now(),
-	})
-	if err != nil {
-		return err
-	}
+// listLog puts this node's log into the append-only list of logs, and returns
+// the newest head of it that the list has. A log that was begun anew, because
+// its folder was lost, is another log: that is said, and stands in the list.
+func (n *node) listLog(ctx context.Context, publicKey string) (kept []byte, err error) {
 	logs, err := n.store.AuditLogs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, l := range logs {
 		if l.Node == n.logNode() {
 			n.recorded = l.Size
+			return l.Head, nil
 		}
 	}
-	return err
+	for _, l := range logs {
+		n.plan.log.Error("this node begins an audit log, and the store knows of another; if its folder was lost or removed, find out why",
+			"begun", n.logKey.Name(), "known", l.Origin, "blocks", l.Size)
+	}
+	return nil, n.store.AddAuditLog(ctx, store.AuditLog{
+		Node: n.logNode(), Origin: n.logKey.Name(), PublicKey: publicKey, Created: n.plan.now(),
+	})
 }
 
 // recordHead writes the log's signed head beside the list of logs, where it
@@ -250,11 +261,8 @@ func (n *node) recordHead(ctx context.Context) error {
 		return nil
 	}
 	size, err := ledger.HeadSize(signed)
-	switch {
-	case err != nil || size == n.recorded:
+	if err != nil || size == n.recorded {
 		return err
-	case size < n.recorded:
-		return fault.New(fault.Integrity, "the audit log is shorter than a head of it that the store has kept; `bulwark audit verify` and a backup tell what is missing")
 	}
 	if err := n.store.AddAuditHead(ctx, n.logNode(), size, signed); err != nil {
 		return err

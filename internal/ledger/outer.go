@@ -150,6 +150,21 @@ func ProveLeaf(size, n uint64, treeRoot Hash, read func(path string) ([]byte, er
 	return p, nil
 }
 
+// RootAt returns the root that the tree had at the earlier size, with tiles that
+// read fetches by path, checked against the root of the present size. The error
+// has kind [fault.Integrity] when they do not fit.
+func RootAt(size, now uint64, nowRoot Hash, read func(path string) ([]byte, error)) (Hash, error) {
+	if size > now {
+		return Hash{}, fault.New(fault.Invalid, "the tree was never of that size")
+	}
+	r := tlog.TileHashReader(tlog.Tree{N: int64(now), Hash: nowRoot}, tileReader(read))
+	root, err := tlog.TreeHash(int64(size), r)
+	if err != nil {
+		return Hash{}, fault.Wrap(fault.Integrity, "the tiles of the log do not fit its head", err)
+	}
+	return root, nil
+}
+
 type tileReader func(path string) ([]byte, error)
 
 func (tileReader) Height() int                     { return tileHeight }
