@@ -353,7 +353,7 @@ func (n *newcomer) reached(header *http.Header, audience, apiPort string) {
 	r := c.do(n.t, "GET", "https://localhost:"+apiPort+"/.well-known/bulwark-assertion/jwks.json", "")
 	var keys jose.JSONWebKeySet
 	r.read(n.t, &keys)
-	jws, err := jose.ParseSigned(header.Get("Bulwark-Assertion"), []jose.SignatureAlgorithm{jose.ES256})
+	jws, err := jose.ParseSignedCompact(header.Get("Bulwark-Assertion"), []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
 		n.t.Fatalf("the assertion: %v", err)
 	}
