@@ -18,6 +18,10 @@ import (
 // StaleAfter is how long a node answers without word from its store (DESIGN 6.2).
 const StaleAfter = 30 * time.Second
 
+// Skew is how far clocks may differ: verifiers take a token so long after its
+// end, and one that another's clock dates so far ahead.
+const Skew = time.Minute
+
 // Config is what a Directory needs.
 type Config struct {
 	Store        Store
@@ -27,7 +31,7 @@ type Config struct {
 	// CodeMAC gives the key under which enrolment codes are stored. It is asked
 	// for when needed: the first tenant comes before the first key.
 	CodeMAC  func(context.Context) (secret.Bytes, error)
-	MaxToken time.Duration // longest life of a token: revocations are kept that long
+	MaxToken time.Duration // longest life of a token, whoever issues it: most revocations are kept that long
 	Now      func() time.Time
 }
 

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"bulwark.example/internal/fault"
@@ -72,12 +73,28 @@ func (d *Directory) Revoke(ctx context.Context, ev ledger.Event, t tenant.ID, ki
 		return fault.New(fault.Invalid, "a revocation needs the id that it ends")
 	}
 	now := d.cfg.Now()
-	r := &Revocation{Tenant: t, Kind: kind, Value: value, Before: now, Expires: now.Add(d.cfg.MaxToken + time.Minute)}
+	r := &Revocation{Tenant: t, Kind: kind, Value: value, Before: now, Expires: now.Add(d.cfg.MaxToken + Skew)}
 	if kind == RevokeSession {
 		r.Expires = now.Add(400 * 24 * time.Hour) // a session may outlive many tokens
 	}
-	ev.Action, ev.Resource = "revoke."+string(kind), value
-	_, err := d.mutate(ctx, ev, t, func(tx Tx) error { return d.upsertRevocation(tx, r) })
+	return d.revoke(ctx, ev, r)
+}
+
+// RevokeOwn ends a token of ours, whose claims were verified, and all that was
+// derived from it. What is derived never outlives it, so the revocation is kept
+// no longer than the token itself could be taken: clients may revoke as fast as
+// they get tokens, and [Config.MaxToken] is made for what others issue. Errors
+// are the store's.
+func (d *Directory) RevokeOwn(ctx context.Context, ev ledger.Event, p *principal.Principal) error {
+	c := &p.Credential
+	return d.revoke(ctx, ev, &Revocation{
+		Tenant: p.Tenant, Kind: RevokeToken, Value: c.JTI, Before: d.cfg.Now(), Expires: c.Expires.Add(Skew),
+	})
+}
+
+func (d *Directory) revoke(ctx context.Context, ev ledger.Event, r *Revocation) error {
+	ev.Action, ev.Resource = "revoke."+string(r.Kind), r.Value
+	_, err := d.mutate(ctx, ev, r.Tenant, func(tx Tx) error { return d.upsertRevocation(tx, r) })
 	return err
 }
 
@@ -96,13 +113,28 @@ func (d *Directory) Expired() []*Revocation {
 	return sorted(d.revocations, func(r *Revocation) bool { return now.After(r.Expires) }, (*Revocation).RecordKey)
 }
 
-// Collect deletes expired revocations. It is the leader's duty.
+// maxCollect bounds what one transaction of Collect deletes: everybody else who
+// writes waits for it.
+const maxCollect = 1000
+
+// Collect deletes expired revocations, those of each tenant in transactions of
+// a thousand at most, between which others write. It is the leader's duty. What
+// an error leaves is there for the next round.
 func (d *Directory) Collect(ctx context.Context) error {
 	byTenant := map[tenant.ID][]*Revocation{}
 	for _, r := range d.Expired() {
 		byTenant[r.Tenant] = append(byTenant[r.Tenant], r)
 	}
-	for t, list := range byTenant {
+	for t, all := range byTenant {
+		if err := d.collect(ctx, t, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Directory) collect(ctx context.Context, t tenant.ID, all []*Revocation) error {
+	for list := range slices.Chunk(all, maxCollect) {
 		ev := ledger.Event{Action: "revocation.collect", Subject: "system", Count: uint64(len(list))}
 		if _, err := d.mutate(ctx, ev, t, func(tx Tx) error {
 			for _, r := range list {

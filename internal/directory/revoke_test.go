@@ -6,7 +6,9 @@ import (
 
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
+	"bulwark.example/internal/store"
 	"bulwark.example/internal/tenant"
 )
 
@@ -160,6 +162,33 @@ func TestCollectAndRestart(t *testing.T) {
 	must(t, w.Collect(w.ctx))
 	if w.Revoked(p) || len(w.Expired()) != 0 || again.Revoked(p) {
 		t.Error("an expired revocation stays")
+	}
+}
+
+// However many revocations expire at once, no transaction holds the writer for long.
+func TestCollectInParts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	const many = 2100
+	_, err := w.store.Directory().Mutate(w.ctx, ledger.Change{Store: w.acme.System, Event: ledger.Event{ID: tenant.RandomID(), Time: w.clock(), Class: ledger.Mutation, Tenant: w.acme.Tenant}}, func(tx directory.Tx) error {
+		for range many {
+			r := &directory.Revocation{Tenant: w.acme.Tenant, Kind: directory.RevokeToken, Value: tenant.RandomID(), Before: w.clock(), Expires: w.clock()}
+			if err := tx.Insert(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	must(t, err)
+	w.advance(time.Second)
+	if n := len(w.Expired()); n != many {
+		t.Fatalf("%d have expired, want %d", n, many)
+	}
+	most, all := 0, 0
+	w.store.Subscribe(func(b store.Batch) { most, all = max(most, len(b.Entries)), all+len(b.Entries) })
+	must(t, w.Collect(w.ctx))
+	if left := len(w.Expired()); left != 0 || all != many || most > 1000 {
+		t.Errorf("%d deleted, at most %d at once, %d left", all, most, left)
 	}
 }
 

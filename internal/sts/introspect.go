@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 
-	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
@@ -124,5 +123,5 @@ func (i *Issuer) Revoke(ctx context.Context, c *Client, token string) error {
 	}
 	ev := i.event(c.origin, ledger.Mutation, "")
 	ev.Subject, ev.ClientID = c.subject().String(), c.service.ID
-	return i.cfg.Directory.Revoke(ctx, ev, p.Tenant, directory.RevokeToken, p.Credential.JTI)
+	return i.cfg.Directory.RevokeOwn(ctx, ev, p)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bulwark.example/internal/api/oidc"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/jose"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/sts"
@@ -293,6 +294,30 @@ func TestRevocation(t *testing.T) {
 	}
 	if got := c.store.Counters().Mutations - before; got != 1 || active() {
 		t.Errorf("%d changes, active %v", got, active())
+	}
+}
+
+// A client can revoke as fast as it gets tokens: what it leaves behind is kept
+// for as long as the token could be used, not for as long as anybody's could.
+func TestRevocationEndsWithTheToken(t *testing.T) {
+	t.Parallel()
+	c := newChain(t)
+	subject := c.mint(c.notes.ID, time.Minute)
+	token := c.token(c.exchange(c.notes, subject, sts.TypeAccessToken, "billing")).text("access_token")
+	p := c.principalOf(token)
+	if a := c.post(oidc.PathRevoke, c.as(c.notes.ID, "token", token)); a.status != http.StatusOK {
+		t.Fatal(a.raw)
+	}
+	for _, step := range []struct {
+		after time.Duration
+		left  bool
+	}{{0, true}, {time.Minute, true}, {directory.Skew, true}, {time.Second, false}} {
+		c.clock.add(step.after)
+		c.dir.Confirm()
+		must(t, c.dir.Collect(t.Context()))
+		if c.dir.Revoked(p) != step.left {
+			t.Errorf("%v later the revocation is kept: %v, want %v", step.after, !step.left, step.left)
+		}
 	}
 }
 
