@@ -108,10 +108,14 @@ func exchangeForm(r ExchangeRequest) (typ string, refusal *Refusal) {
 // mayExchange decides whether this client may use this verified subject token.
 func (i *Issuer) mayExchange(c *Client, named string, subject subjectToken) *Refusal {
 	dir, s := i.cfg.Directory, subject.principal
+	// An assertion's own id is never revoked: what can be is the token that it
+	// was made from, and the link of the new token will name that one.
+	link := *s
+	link.Credential.JTI = subject.tokenJTI
 	switch {
 	case s.Credential.Audience != dir.ServiceAudience(c.service.ID):
 		return refuse(InvalidRequest, "subject_audience", "the subject token is not addressed to this client")
-	case !dir.TenantActive(s.Tenant) || dir.Revoked(s):
+	case !dir.TenantActive(s.Tenant) || dir.Revoked(s) || dir.Revoked(&link):
 		return refuse(InvalidRequest, "subject_revoked", "the subject token has been revoked")
 	case len(s.Actors)+1 > principal.MaxActors:
 		return refuse(InvalidRequest, "chain_too_long", "the actor chain may have three links at most")

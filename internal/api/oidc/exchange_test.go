@@ -302,8 +302,11 @@ func TestAssertionOfDerivedToken(t *testing.T) {
 		t.Errorf("chain %v does not name the token behind the assertion", act)
 	}
 	c.token(c.exchange(c.mail, third, sts.TypeAccessToken, "notes"))
+	// One that nobody has exchanged yet: it names that token in token_jti alone.
+	unused := c.assert(p, c.billing.ID)
 	if a := c.post(oidc.PathRevoke, c.as(c.notes.ID, "token", derived)); a.status != 200 {
 		t.Fatal(a.raw)
 	}
+	c.refused(t, oidc.PathToken, c.exchange(c.billing, unused, sts.TypeJWT, "mail"), 400, "invalid_request", ledger.Deny, "subject_revoked")
 	c.refused(t, oidc.PathToken, c.exchange(c.mail, third, sts.TypeAccessToken, "notes"), 400, "invalid_request", ledger.Deny, "subject_revoked")
 }
