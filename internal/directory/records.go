@@ -162,7 +162,7 @@ const (
 	RevokeRoot    RevocationKind = "root"    // a root_jti
 	RevokeSession RevocationKind = "session" // a sid
 	RevokeSubject RevocationKind = "subject" // "user:<id>" | "service:<id>"
-	RevokeClient  RevocationKind = "client"  // a client id
+	RevokeClient  RevocationKind = "client"  // a client id; reaches derived tokens that name it, see [Directory.Revoked]
 	RevokeTenant  RevocationKind = "tenant"  // a tenant id
 )
 

@@ -15,6 +15,12 @@ import (
 // Revoked reports whether p's credential, or anything it was derived from, has
 // been ended: by a revocation, by a suspended service in its chain, or because
 // a platform service is no longer installed in p's tenant.
+//
+// A derived token names its ancestors' ids and the services that acted, not the
+// client of the first token. Where that client is neither an actor nor the
+// subject (a login application, a person's own key), [RevokeClient] ends what it
+// got and leaves what others derived from that, five minutes at most: the root,
+// the session or the subject reaches those.
 func (d *Directory) Revoked(p *principal.Principal) bool {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -32,11 +38,14 @@ func (d *Directory) Revoked(p *principal.Principal) bool {
 	if epoch(RevokeSubject, p.Subject.String()) || epoch(RevokeClient, p.ClientID) || epoch(RevokeTenant, p.Tenant.String()) {
 		return true
 	}
-	if p.Subject.Kind == principal.Service && !d.mayAct(p.Tenant, p.Subject.ID) {
+	// A service that acts, or that the chain began with, was the client of an
+	// ancestor: its epoch as a client reaches what was derived from that.
+	service := func(s principal.Subject) bool { return epoch(RevokeClient, s.ID) || !d.mayAct(p.Tenant, s.ID) }
+	if p.Subject.Kind == principal.Service && service(p.Subject) {
 		return true
 	}
 	for _, a := range p.Actors {
-		if named(RevokeToken, a.JTI) || epoch(RevokeSubject, a.Subject.String()) || !d.mayAct(p.Tenant, a.Subject.ID) {
+		if named(RevokeToken, a.JTI) || epoch(RevokeSubject, a.Subject.String()) || service(a.Subject) {
 			return true
 		}
 	}

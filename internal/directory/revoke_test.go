@@ -87,6 +87,41 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
+// The epoch of a client ends what was derived from what it got, wherever the
+// chain still names it: as an actor, or as the service that began the chain.
+func TestClientEpochReachesDerivedTokens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	service := func(name string) principal.Subject {
+		s, err := w.CreateService(w.ctx, event(), w.acme.Tenant, name)
+		must(t, err)
+		return principal.Subject{Kind: principal.Service, ID: s.ID}
+	}
+	notes, billing, mail := service("notes"), service("billing"), service("mail")
+	alice := principal.Subject{Kind: principal.User, ID: tenant.RandomID()}
+	link := func(s principal.Subject) principal.Actor { return principal.Actor{Subject: s, JTI: tenant.RandomID()} }
+	issue := func() map[string]*principal.Principal {
+		return map[string]*principal.Principal{
+			"an actor's":       w.token(w.acme.Tenant, alice, link(billing), link(notes)),
+			"a subject's":      w.token(w.acme.Tenant, notes, link(billing)),
+			"of other clients": w.token(w.acme.Tenant, alice, link(billing), link(mail)),
+		}
+	}
+	old := issue()
+	must(t, w.Revoke(w.ctx, event(), w.acme.Tenant, directory.RevokeClient, notes.ID))
+	w.advance(time.Second)
+	for name, p := range old {
+		if got, want := w.Revoked(p), name != "of other clients"; got != want {
+			t.Errorf("%s: revoked %v, want %v", name, got, want)
+		}
+	}
+	for name, p := range issue() {
+		if w.Revoked(p) {
+			t.Errorf("%s: dead, though it was issued afterwards", name)
+		}
+	}
+}
+
 func TestServicesEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, false)
