@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -54,10 +55,24 @@ func rawBase64(t testing.TB, s string) string {
 	return string(b)
 }
 
-// copyTree copies a folder, so that a test can damage the copy.
+// copyTree copies a folder, with the modes of its files, so that a test can
+// damage the copy.
 func copyTree(t testing.TB, from, to string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		return os.Chmod(to+strings.TrimPrefix(path, from), info.Mode().Perm())
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }
