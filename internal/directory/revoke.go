@@ -28,9 +28,16 @@ func (d *Directory) Revoked(p *principal.Principal) bool {
 	named := func(kind RevocationKind, value string) bool {
 		return value != "" && d.revocations[revocationKey(p.Tenant, kind, value)] != nil
 	}
+	// An external issuer's clock may be ahead: what it issued before the epoch
+	// may be dated that much after it. A new login of the first minute after a
+	// revocation is refused for that.
+	issued := c.IssuedAt
+	if c.Kind == principal.ExternalToken {
+		issued = issued.Add(-Skew)
+	}
 	epoch := func(kind RevocationKind, value string) bool {
 		r := d.revocations[revocationKey(p.Tenant, kind, value)]
-		return r != nil && !c.IssuedAt.After(r.Before)
+		return r != nil && !issued.After(r.Before)
 	}
 	if named(RevokeToken, c.JTI) || named(RevokeRoot, c.RootJTI) || named(RevokeToken, c.RootJTI) || named(RevokeSession, c.SID) {
 		return true
@@ -70,7 +77,8 @@ func (d *Directory) mayAct(t tenant.ID, service string) bool {
 }
 
 // Revoke ends what the kind and value name in the tenant. Epoch kinds end
-// everything issued until now; issuing goes on. Revoking twice is no error.
+// everything issued until now; issuing goes on, where external issuers do it
+// after a minute, by which their clocks may be ahead. Revoking twice is no error.
 // Errors are the store's.
 func (d *Directory) Revoke(ctx context.Context, ev ledger.Event, t tenant.ID, kind RevocationKind, value string) error {
 	switch kind {
@@ -82,7 +90,7 @@ func (d *Directory) Revoke(ctx context.Context, ev ledger.Event, t tenant.ID, ki
 		return fault.New(fault.Invalid, "a revocation needs the id that it ends")
 	}
 	now := d.cfg.Now()
-	r := &Revocation{Tenant: t, Kind: kind, Value: value, Before: now, Expires: now.Add(d.cfg.MaxToken + Skew)}
+	r := &Revocation{Tenant: t, Kind: kind, Value: value, Before: now, Expires: d.longest(now)}
 	if kind == RevokeSession {
 		r.Expires = now.Add(400 * 24 * time.Hour) // a session may outlive many tokens
 	}
@@ -105,6 +113,12 @@ func (d *Directory) revoke(ctx context.Context, ev ledger.Event, r *Revocation) 
 	ev.Action, ev.Resource = "revoke."+string(r.Kind), r.Value
 	_, err := d.mutate(ctx, ev, r.Tenant, func(tx Tx) error { return d.upsertRevocation(tx, r) })
 	return err
+}
+
+// longest returns when the last token that was issued until now ends for every
+// verifier: it may be dated a skew ahead, and is taken for a skew after its end.
+func (d *Directory) longest(now time.Time) time.Time {
+	return now.Add(Skew + d.cfg.MaxToken + Skew)
 }
 
 func (d *Directory) upsertRevocation(tx Tx, r *Revocation) error {

@@ -87,6 +87,45 @@ func TestEpochs(t *testing.T) {
 	}
 }
 
+// An external issuer's clock may be ahead of ours: a token that it issued before
+// the revocation may say that it was issued afterwards, and lives on for longer.
+func TestEpochsOfExternalTokens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	u, err := w.CreateUser(w.ctx, event(), w.acme.Tenant, "alice", "", "")
+	must(t, err)
+	alice := principal.Subject{Kind: principal.User, ID: u.ID}
+	revoked := w.clock()
+	external := func(ahead time.Duration) *principal.Principal {
+		p := w.token(w.acme.Tenant, alice)
+		p.Credential.Kind, p.Credential.IssuedAt = principal.ExternalToken, revoked.Add(ahead)
+		return p
+	}
+	must(t, w.SetUserState(w.ctx, event(), w.acme.Tenant, u.ID, directory.Suspended))
+	must(t, w.SetUserState(w.ctx, event(), w.acme.Tenant, u.ID, directory.Active))
+	must(t, w.Revoke(w.ctx, event(), w.acme.Tenant, directory.RevokeClient, "client"))
+	if !w.Revoked(external(0)) || !w.Revoked(external(directory.Skew)) || w.Revoked(external(directory.Skew+time.Second)) {
+		t.Error("an external token is dead when its issuer's clock may have been ahead, and only then")
+	}
+	// Our own clock has no skew to itself.
+	w.advance(time.Second)
+	if w.Revoked(w.token(w.acme.Tenant, alice)) {
+		t.Error("a token of ours that was issued afterwards is dead")
+	}
+	// The last moment at which a verifier takes the longest token of these.
+	last := revoked.Add(directory.Skew + 5*time.Minute + directory.Skew)
+	w.advance(last.Sub(w.clock()))
+	must(t, w.Collect(w.ctx))
+	if !w.Revoked(external(directory.Skew)) {
+		t.Error("the revocation was collected before the token's end")
+	}
+	w.advance(time.Second)
+	must(t, w.Collect(w.ctx))
+	if w.Revoked(external(directory.Skew)) {
+		t.Error("the revocation stays")
+	}
+}
+
 // The epoch of a client ends what was derived from what it got, wherever the
 // chain still names it: as an actor, or as the service that began the chain.
 func TestClientEpochReachesDerivedTokens(t *testing.T) {

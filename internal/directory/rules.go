@@ -218,7 +218,7 @@ func (d *Directory) SetUserState(ctx context.Context, ev ledger.Event, t tenant.
 	changed.State = state
 	now := d.cfg.Now()
 	subject := principal.Subject{Kind: principal.User, ID: id}.String()
-	r := &Revocation{Tenant: t, Kind: RevokeSubject, Value: subject, Before: now, Expires: now.Add(d.cfg.MaxToken + Skew)}
+	r := &Revocation{Tenant: t, Kind: RevokeSubject, Value: subject, Before: now, Expires: d.longest(now)}
 	ev.Action, ev.Resource = verb(state)+".user", subject
 	_, err = d.mutate(ctx, ev, t, func(tx Tx) error {
 		if err := tx.Update(&changed); err != nil || state == Active {
