@@ -53,8 +53,8 @@ var errNoClient = fault.New(fault.Internal, "the client was not authenticated")
 
 // AuthenticateClient verifies a client assertion (RFC 7523, read as strictly as
 // rfc7523bis): iss and sub are the client id; aud is our issuer, as one string;
-// iat, exp and jti are there; it lives five minutes at most, was issued after
-// this process started and was not used before; its kid names a key of that
+// iat, exp and jti are there; it lives five minutes at most, is dated a second
+// ahead at most, was issued after this process started and was not used before; its kid names a key of that
 // very client.
 //
 // The error is a *Refusal with [InvalidClient], whose event is of class reject,
@@ -185,7 +185,7 @@ func (i *Issuer) readAssertion(c jose.Claims, v *verified) (reason, text string)
 		return "assertion_life", "the assertion may live five minutes at most"
 	case !now.Before(exp):
 		return "assertion_expired", "the assertion has expired"
-	case iat.After(now.Add(Skew)) || (okNBF && nbf.After(now.Add(Skew))):
+	case iat.After(now.Add(ahead)) || (okNBF && nbf.After(now.Add(ahead))):
 		return "assertion_not_yet", "the assertion is not valid yet; check the clock"
 	case iat.Before(i.notBefore):
 		return "assertion_before_start", "the assertion was issued before this server started; sign a new one"

@@ -37,8 +37,15 @@ const (
 	MaxTokenLife     = 5 * time.Minute  // of an access token
 	MaxAssertionLife = 60 * time.Second // of the gateway's assertion
 	MaxClientLife    = 5 * time.Minute  // of a client's own assertion (exp - iat)
-	Skew             = 60 * time.Second // between our clock and a client's
+	Skew             = 60 * time.Second // between the clocks of our nodes
 )
+
+// ahead is how far in the future a client's own assertion may be dated. A
+// process that starts refuses all that an earlier one may have taken, whose
+// replay memory is gone: that reaches so far beyond the start, and until then
+// nobody with a right clock is served. Hence one second and not a minute. An
+// assertion has whole seconds, so a clock that is a second ahead is taken always.
+const ahead = time.Second
 
 // Types of the tokens that are made here, as the header typ has them.
 const (
@@ -120,9 +127,9 @@ func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	i := &Issuer{cfg: cfg, replays: newReplays(cfg.ReplayMax)}
 	if !first {
 		// With the first key of all, nobody can have run before us. Times in
-		// assertions are whole seconds: one of the second in which we start may
-		// have been used before.
-		i.notBefore = cfg.Now().Truncate(time.Second).Add(time.Second)
+		// assertions are whole seconds: one of the second in which we start, or
+		// dated ahead of it, may have been used before.
+		i.notBefore = cfg.Now().Truncate(time.Second).Add(time.Second + ahead)
 	}
 	if err := i.SelfTest(ctx); err != nil {
 		return nil, err
@@ -130,8 +137,8 @@ func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	return i, nil
 }
 
-// ReadyAt returns from when on client assertions can be accepted: the next full
-// second after the start, zero at the first start of all. A server that says
+// ReadyAt returns from when on client assertions can be accepted: two seconds
+// after the start at most, zero at the first start of all. A server that says
 // it is ready earlier refuses the first clients.
 func (i *Issuer) ReadyAt() time.Time { return i.notBefore }
 
