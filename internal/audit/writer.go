@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"bulwark.example/internal/fault"
@@ -39,12 +38,6 @@ type group struct {
 	bad                 []badFile // files whose end must be cut off before the log goes on
 }
 
-// badFile is a segment that a failure left with bytes behind its durable end.
-type badFile struct {
-	segFile
-	durable int64
-}
-
 // writer is the one goroutine that writes. Nothing but the fields of Log is
 // shared with other goroutines.
 type writer struct {
@@ -74,12 +67,6 @@ type writer struct {
 	ends  []int
 	buf   []byte
 	salts [ledger.MaxBlockEvents * ledger.SaltSize]byte
-}
-
-// drop counts events that were lost for one reason.
-type drop struct {
-	classes     [9]uint64
-	first, last time.Time
 }
 
 func newWriter(l *Log, found *recovered) *writer {
@@ -334,90 +321,6 @@ func (w *writer) commit() error {
 	return nil
 }
 
-// fail goes back to the last commit: nothing written since then counts, and
-// the files that were touched since are cut there before the log goes on.
-// After a failed fdatasync the page cache may hold what the disk does not.
-func (w *writer) fail(r *round, cause error) {
-	w.cfg.Logger.Error("the audit log cannot be written", "error", cause.Error())
-	w.chain.Rollback()
-	w.leaves = w.leaves[:0]
-	w.count("write_failed", w.since)
-	clear(w.since[:])
-	w.settled = w.keptSettled
-	for id := range w.groups {
-		g := &w.groups[id]
-		if !g.dirty {
-			continue
-		}
-		if g.file != nil {
-			_ = g.file.Close()
-			g.bad = append(g.bad, badFile{g.segFile, g.durable})
-		}
-		if g.durable > ledger.SegmentHead {
-			g.prevFirst, g.prevLast = g.first, g.kept
-		}
-		g.file, g.dirty, g.fresh = nil, false, false
-	}
-	w.broken = true
-	w.refuse(r, cause)
-}
-
-// refuse answers a round that cannot be written.
-func (w *writer) refuse(r *round, cause error) {
-	err := fault.Wrap(fault.Unavailable, errBroken, cause)
-	for i := range r.waiting {
-		r.waiting[i].w.done(err)
-	}
-	if w.broken {
-		w.log.level.Store(priorityRevoke)
-	}
-	w.countItems("write_failed", r.buffered)
-	w.countItems("write_failed", r.rejected)
-	r.waiting, r.buffered, r.rejected = nil, nil, nil
-}
-
-// repair cuts the files that a failure left, durably, so that no block of
-// theirs can come back beside a later one of the same number.
-func (w *writer) repair() error {
-	for id := range w.groups {
-		g := &w.groups[id]
-		for len(g.bad) > 0 {
-			b := g.bad[0]
-			if err := cutFile(w.cfg, b.name, b.durable); err != nil {
-				return err
-			}
-			if b.durable > ledger.SegmentHead {
-				b.size = b.durable
-				g.sealed = append(g.sealed, b.segFile)
-			}
-			g.bad = g.bad[1:]
-		}
-	}
-	w.broken = false
-	w.cfg.Logger.Info("the audit log can be written again")
-	return nil
-}
-
-// cutFile makes a segment end at size, durably; without a block it goes.
-func cutFile(cfg Config, name string, size int64) error {
-	path := filepath.Join(cfg.Dir, name)
-	if size <= ledger.SegmentHead {
-		if err := cfg.FS.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return cfg.FS.SyncDir(cfg.Dir)
-	}
-	f, err := cfg.FS.OpenFile(path, os.O_RDWR)
-	if err != nil {
-		return err
-	}
-	err = f.Truncate(size)
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
 // rotateIfDue seals the segments that are full or old. It commits first, so
 // that a sealed segment is durable.
 func (w *writer) rotateIfDue() error {
@@ -517,47 +420,4 @@ func (w *writer) publishLevel(level int32) {
 	if w.log.level.Swap(level) > level {
 		w.cfg.Logger.Warn("the audit log refuses the less urgent classes", "level", level)
 	}
-}
-
-func (w *writer) count(reason string, classes [9]uint64) {
-	for c, n := range classes {
-		if n > 0 {
-			w.drop(reason).classes[c] += n
-		}
-	}
-}
-
-func (w *writer) countItems(reason string, items []item) {
-	for i := range items {
-		w.drop(reason).classes[items[i].ev.Class] += max(items[i].ev.Count, 1)
-	}
-}
-
-func (w *writer) drop(reason string) *drop {
-	d := w.drops[reason]
-	now := w.cfg.Now()
-	if d == nil {
-		d = &drop{first: now}
-		w.drops[reason] = d
-	}
-	d.last = now
-	return d
-}
-
-// gapItems are the records of what was lost since the last ones.
-func (w *writer) gapItems() []item {
-	var out []item
-	for reason, d := range w.drops {
-		ev := w.log.systemEvent("log.gap", reason)
-		for c, n := range d.classes {
-			if n > 0 {
-				ev.Detail[ledger.Class(c).String()] = strconv.FormatUint(n, 10)
-				ev.Count += n
-			}
-		}
-		ev.Detail["from"] = d.first.UTC().Format(time.RFC3339Nano)
-		ev.Detail["to"] = d.last.UTC().Format(time.RFC3339Nano)
-		out = append(out, item{ev: ev})
-	}
-	return out
 }
