@@ -19,7 +19,9 @@ func (x *exchange) refuse(v *guard.Verdict) {
 			// RFC 6750 section 3.1: only whoever sent a token is told about it.
 			x.Header().Set("WWW-Authenticate", `Bearer realm="bulwark", error="invalid_token"`)
 		}
-		x.problem(status, "a valid access token for this gateway is needed", v.Reason, "")
+		// Why it is not valid is for the audit log: some reasons come before the
+		// signature is checked and would list the logins that are connected here.
+		x.problem(status, "a valid access token for this gateway is needed", "", "")
 	case http.StatusForbidden:
 		x.problem(status, "the decision is in the audit log under its id", v.Reason, v.DecisionID)
 	case http.StatusNotFound:

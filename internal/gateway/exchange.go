@@ -37,6 +37,7 @@ type exchange struct {
 	path     string
 	identity *guard.Identity
 	body     *requestBody
+	last     bool // nothing that follows on the connection can be trusted
 	trailers bool // the upstream announced or may send trailers
 	status   int
 	failure  string // code of what went wrong after the verdict
@@ -53,6 +54,9 @@ func (x *exchange) WriteHeader(status int) {
 		return
 	}
 	x.status = status
+	if x.last { // after an interim answer ReverseProxy has cleared the headers
+		x.Header().Set("Connection", "close")
+	}
 	x.ResponseWriter.WriteHeader(status)
 }
 
@@ -75,11 +79,21 @@ func (x *exchange) forward(r *http.Request, b *route.Bound, id *guard.Identity, 
 	defer cancel()
 	r = r.WithContext(ctx)
 	if r.ContentLength != 0 && r.Body != nil {
-		x.body = &requestBody{ReadCloser: http.MaxBytesReader(x.ResponseWriter, r.Body, limit)}
+		// The reader gets no writer: at the limit it would set a header of the
+		// answer, on the transport's goroutine, while ours copies the upstream's.
+		x.body = &requestBody{ReadCloser: http.MaxBytesReader(nil, r.Body, limit)}
 		r.Body = x.body
 		// The transport waits for its reader of the body, which would wait for
 		// a client that sends nothing: end that read with the exchange.
-		defer context.AfterFunc(ctx, x.stopReading)()
+		// The writer is gone when this handler has returned, so an end that has
+		// begun is waited for.
+		ended := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() { defer close(ended); x.stopReading() })
+		defer func() {
+			if !stop() {
+				<-ended
+			}
+		}()
 	}
 	x.path, x.identity = b.Path, id
 	x.proxy = httputil.ReverseProxy{

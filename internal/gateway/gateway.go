@@ -112,7 +112,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0) {
 		// RFC 9112 section 6.1: after a message whose framing another server
 		// may have read differently, nothing that follows can be trusted.
-		w.Header().Set("Connection", "close")
+		x.last = true
 	}
 	path, flaw := screen(r)
 	if flaw != nil {
