@@ -399,8 +399,8 @@ func TestSystemModel(t *testing.T) {
 	t.Parallel()
 	roles := map[string]string{
 		"operator":          "can_create_tenant can_invite can_suspend",
-		"administrator":     "can_invite can_manage_users can_manage_services can_manage_connections can_install can_suspend",
-		"access_manager":    "can_manage_users can_write_tuples can_read_tuples can_explain can_read_model can_check",
+		"administrator":     "can_invite can_manage_users can_read_users can_manage_services can_manage_connections can_install can_suspend",
+		"access_manager":    "can_read_users can_write_tuples can_read_tuples can_explain can_read_model can_check",
 		"policy_author":     "can_publish_model can_read_model",
 		"approver":          "",
 		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check",

@@ -18,8 +18,11 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/guardtest"
+	"bulwark.example/internal/jose"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/sts"
 	"bulwark.example/internal/tenant"
 )
 
@@ -259,6 +262,66 @@ func TestUnrecorded(t *testing.T) {
 	}
 	if v := (guard.Verdict{}); v.Allowed || v.Status() != 503 {
 		t.Errorf("the zero verdict answers %d", v.Status())
+	}
+}
+
+// A service that acts for somebody does on our own surfaces what the somebody
+// may do and its scope names; on an application's routes the relation decides.
+func TestActorsNeedScope(t *testing.T) {
+	t.Parallel()
+	w := guardtest.New(t)
+	w.Write(tuple("document:plan", "viewer", w.Subject("access_manager@acme")))
+	ctx, by := t.Context(), ledger.Event{Subject: "system"}
+	notes, err := w.Directory.CreateService(ctx, by, tenant.Platform, "notes")
+	w.Must(err)
+	scopes := []string{"tuple.read", "tuple.write"}
+	_, err = w.Directory.Install(ctx, by, w.Acme.Tenant, notes.ID, scopes, time.Time{})
+	w.Must(err)
+	w.Must(w.Directory.GrantAudience(ctx, by, tenant.Platform, notes.ID, "gateway", scopes, false))
+	key, err := jose.GenerateES256()
+	w.Must(err)
+	public, err := key.Public().MarshalJSON()
+	w.Must(err)
+	w.Must(w.Directory.AddClientKey(ctx, by, tenant.Platform, principal.Subject{Kind: principal.Service, ID: notes.ID}, key.KID(), public, time.Time{}))
+	w.Advance(2 * time.Second) // assertions of the second of the start are refused
+	w.Directory.Confirm()
+	derived := func(had ...string) string {
+		t.Helper()
+		now := w.Now().Unix()
+		assertion, err := jose.Sign(key, "JWT", map[string]any{"iss": notes.ID, "sub": notes.ID, "aud": guardtest.Issuer, "iat": now, "exp": now + 60, "jti": tenant.RandomID()})
+		w.Must(err)
+		c, err := w.Issuer.AuthenticateClient(ctx, sts.ClientAuth{AssertionType: sts.ClientAssertionType, Assertion: assertion})
+		w.Must(err)
+		subject, err := w.Issuer.Mint(ctx, sts.MintRequest{
+			Tenant: w.Acme.Tenant, Subject: w.Person("access_manager@acme"), Audience: w.Directory.ServiceAudience(notes.ID), Scopes: had,
+		})
+		w.Must(err)
+		token, err := w.Issuer.Exchange(ctx, c, sts.ExchangeRequest{SubjectToken: subject.Value, SubjectTokenType: sts.TypeAccessToken, Audience: []string{"gateway"}})
+		w.Must(err)
+		return token.Value
+	}
+	ask := func(token string, system bool, action, rel string) guard.Verdict {
+		t.Helper()
+		req := request(w, token, "document:plan", rel)
+		req.Action, req.Require.System = action, system
+		v, _ := w.Guard.Check(ctx, req)
+		return v
+	}
+	none, some := derived(), derived("tuple.read")
+	for name, c := range map[string]struct {
+		verdict guard.Verdict
+		reason  string
+	}{
+		"in her own name":            {ask(w.Token("access_manager@acme", "gateway"), true, "tuple.write", "can_write_tuples"), "relation"},
+		"no scope":                   {ask(none, true, "tuple.write", "can_write_tuples"), "no_scope"},
+		"another scope":              {ask(some, true, "tuple.write", "can_write_tuples"), "no_scope"},
+		"the action's scope":         {ask(some, true, "tuple.read", "can_read_tuples"), "relation"},
+		"a scope without the right":  {ask(some, true, "tuple.read", "can_manage_users"), "no_relation"},
+		"an application's own route": {ask(none, false, "request", "viewer"), "relation"},
+	} {
+		if c.verdict.Reason != c.reason || c.verdict.Allowed != (c.reason == "relation") {
+			t.Errorf("%s: %+v", name, c.verdict)
+		}
 	}
 }
 

@@ -183,6 +183,21 @@ func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subj
 	return v
 }
 
+// NoScope is the reason of a refusal for want of a scope.
+const NoScope = "no_scope"
+
+// within holds whoever acts for another to its scope on our own surfaces: the
+// right there is the subject's, bounded by what the tenant let the actor have
+// (DESIGN 6.2). The scope names the action; none names none. What a route of an
+// application asks of scopes is the application's.
+func (v Verdict) within(p *principal.Principal, req *Request) Verdict {
+	system := req.Require != nil && req.Require.System
+	if v.Allowed && system && len(p.Actors) > 0 && !p.HasScope(req.Action) {
+		v.Allowed, v.Kind, v.Reason = false, fault.Denied, NoScope
+	}
+	return v
+}
+
 // Explain decides as Check would for a subject of the tenant, with the trace,
 // and records nothing: the caller's own request is the one that is recorded.
 func (g *Guard) Explain(ctx context.Context, t tenant.ID, subject string, need *Requirement) (Verdict, error) {

@@ -10,6 +10,7 @@ import (
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/sts"
 	"bulwark.example/internal/tenant"
@@ -126,6 +127,9 @@ func (d Door) Send(method, path, body string, header http.Header) Reply {
 
 // Bearer is the header that carries the token.
 func Bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
+
+// Person returns the person's subject, not spelled.
+func (w *World) Person(who string) principal.Subject { w.T.Helper(); return w.person(who).who }
 
 // TenantOf returns the person's tenant.
 func (w *World) TenantOf(who string) tenant.ID { w.T.Helper(); return w.person(who).tenant }

@@ -68,8 +68,8 @@ func table() []route {
 		{opens, "POST", "/enrolments", "enrolment.use", "", own, enrol},
 
 		{changes, "POST", "/users", "user.create", "can_manage_users", own, createUser},
-		{reads, "GET", "/users", "user.list", "can_manage_users", own, listUsers},
-		{reads, "GET", "/users/{user}", "user.get", "can_manage_users", own, getUser},
+		{reads, "GET", "/users", "user.list", "can_read_users", own, listUsers},
+		{reads, "GET", "/users/{user}", "user.get", "can_read_users", own, getUser},
 		{changes, "POST", "/users/{user}/suspend", "user.suspend", "can_suspend", own, suspendUser},
 		{changes, "POST", "/users/{user}/resume", "user.resume", "can_manage_users", own, resumeUser},
 		{changes, "POST", "/users/{user}/roles", "role.assign", "can_invite", own, assignRole},

@@ -153,6 +153,9 @@ func refused(rt route, v guard.Verdict) error {
 		fault.NotFound:        "there is nothing at this path",
 		fault.Unavailable:     "the request cannot be decided now; try again",
 	}[v.Kind]
+	if v.Reason == guard.NoScope {
+		text = "a token that acts for another needs the scope " + rt.action + " here"
+	}
 	return web.WithDecision(fault.New(v.Kind, text), v.DecisionID)
 }
 

@@ -19,7 +19,7 @@ import (
 
 // holders says who in each tenant has a relation.
 var holders = map[string]string{
-	"": "nobody", "can_create_tenant": "operator", "can_invite": "administrator", "can_manage_users": "administrator",
+	"": "nobody", "can_create_tenant": "operator", "can_invite": "administrator", "can_manage_users": "administrator", "can_read_users": "access_manager",
 	"can_manage_services": "administrator", "can_manage_connections": "administrator", "can_install": "administrator",
 	"can_write_tuples": "access_manager", "can_read_tuples": "access_manager", "can_publish_model": "policy_author",
 	"can_read_audit": "auditor", "can_read_model": "policy_author", "can_explain": "auditor", "can_suspend": "administrator",

@@ -101,6 +101,9 @@ func (s *server) guarded(rt route) web.Handler {
 		if !rt.services {
 			req.Require = need
 		}
+		if rt.class == ledger.Mutation {
+			req.Class = rt.class // a mutation's share of the disk's reserve
+		}
 		v, rec := s.Guard.Check(r.Context(), req)
 		if !v.Allowed {
 			return refused(rt, v.Kind)
