@@ -214,7 +214,7 @@ func (o *initOptions) found(ctx context.Context, n *node) (*initResult, error) {
 	if _, _, err := n.authz.PublishModel(ctx, change, n.plan.application, docsModel); err != nil {
 		return nil, err
 	}
-	code, _, err := d.Invite(ctx, ev, tenant.Platform, tenant.Platform, "operator", "")
+	code, _, err := d.Invite(ctx, ev, directory.Inviter{Tenant: tenant.Platform}, tenant.Platform, "operator", "")
 	if err != nil {
 		return nil, err
 	}

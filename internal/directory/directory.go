@@ -49,14 +49,26 @@ type Directory struct {
 	tenants       map[tenant.ID]*Tenant
 	tenantNames   map[string]*Tenant
 	graphs        map[relation.StoreID]*Graph
+	defaults      map[defaultOf]*Graph // of graphs: every request asks
 	services      map[string]*Service
 	keys          map[principal.Subject]map[string]*ClientKey
 	grants        map[string][]*AudienceGrant
 	installations map[string]*Installation
 	connections   map[string]*Connection
+	issuers       map[trusted]*Connection // of connections: every foreign token asks, before its signature counts
 	enrolments    map[string]*Enrolment
 	revocations   map[string]*Revocation
 }
+
+// defaultOf names a tenant's default graph, trusted what a connection trusts:
+// (issuer, audience) is unique over the installation.
+type (
+	defaultOf struct {
+		tenant      tenant.ID
+		application string
+	}
+	trusted struct{ issuer, audience string }
+)
 
 // New loads the directory. Subscribe [Directory.Apply] to the store's changes
 // before the first mutation. Errors are the store's.
@@ -66,11 +78,13 @@ func New(ctx context.Context, cfg Config) (*Directory, error) {
 		tenants:       map[tenant.ID]*Tenant{},
 		tenantNames:   map[string]*Tenant{},
 		graphs:        map[relation.StoreID]*Graph{},
+		defaults:      map[defaultOf]*Graph{},
 		services:      map[string]*Service{},
 		keys:          map[principal.Subject]map[string]*ClientKey{},
 		grants:        map[string][]*AudienceGrant{},
 		installations: map[string]*Installation{},
 		connections:   map[string]*Connection{},
+		issuers:       map[trusted]*Connection{},
 		enrolments:    map[string]*Enrolment{},
 		revocations:   map[string]*Revocation{},
 	}
@@ -131,6 +145,9 @@ func (d *Directory) put(r Record) {
 		d.tenants[r.Tenant], d.tenantNames[r.Name] = r, r
 	case *Graph:
 		d.graphs[r.ID] = r
+		if r.Kind == DefaultGraph {
+			d.defaults[defaultOf{r.Tenant, r.Application}] = r
+		}
 	case *Service:
 		d.services[r.ID] = r
 	case *ClientKey:
@@ -144,7 +161,10 @@ func (d *Directory) put(r Record) {
 	case *Installation:
 		d.installations[r.RecordKey()] = r
 	case *Connection:
-		d.connections[r.ID] = r
+		if old := d.connections[r.ID]; old != nil {
+			delete(d.issuers, trusted{old.Issuer, old.Audience})
+		}
+		d.connections[r.ID], d.issuers[trusted{r.Issuer, r.Audience}] = r, r
 	case *Enrolment:
 		d.enrolments[r.ID] = r
 	case *Revocation:
@@ -169,12 +189,18 @@ func (d *Directory) remove(kind, key string) {
 	case "installation":
 		delete(d.installations, key)
 	case "connection":
+		if old := d.connections[key]; old != nil {
+			delete(d.issuers, trusted{old.Issuer, old.Audience})
+		}
 		delete(d.connections, key)
 	case "enrolment":
 		delete(d.enrolments, key)
 	case "revocation":
 		delete(d.revocations, key)
 	case "graph":
+		if old := d.graphs[relation.StoreID(key)]; old != nil && old.Kind == DefaultGraph {
+			delete(d.defaults, defaultOf{old.Tenant, old.Application})
+		}
 		delete(d.graphs, relation.StoreID(key))
 	}
 	// Tenants and services are suspended, never deleted: their ids stay taken.
@@ -238,10 +264,8 @@ func (d *Directory) SystemGraph(t tenant.ID) (relation.StoreID, error) {
 func (d *Directory) DefaultGraph(t tenant.ID, application string) (relation.StoreID, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	for _, g := range d.graphs {
-		if g.Tenant == t && g.Kind == DefaultGraph && g.Application == application {
-			return g.ID, nil
-		}
+	if g := d.defaults[defaultOf{t, application}]; g != nil {
+		return g.ID, nil
 	}
 	return "", fault.New(fault.NotFound, "no such store")
 }
@@ -363,10 +387,8 @@ func (d *Directory) Connection(issuer string, audiences []string) (Connection, b
 	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	for _, c := range d.connections {
-		if c.Issuer == issuer && c.Audience == audiences[0] {
-			return *c, c.State == Active
-		}
+	if c := d.issuers[trusted{issuer, audiences[0]}]; c != nil {
+		return *c, c.State == Active
 	}
 	return Connection{}, false
 }

@@ -145,6 +145,9 @@ type Enrolment struct {
 	CodeMAC []byte    `json:"code_mac"`
 	Role    string    `json:"role"`
 	Name    string    `json:"name,omitempty"` // the user's alias; empty lets the enrolling person choose
+	// InvitedBy is who made the code; it is worth nothing once that one may not
+	// invite any more. Empty for the first operator's, which init prints.
+	InvitedBy string `json:"invited_by,omitempty"`
 	// Outside marks a code that an operator made for a tenant's first
 	// administrator. It is worth nothing once there is one.
 	Outside bool      `json:"outside,omitempty"`

@@ -22,7 +22,7 @@ func samples() []Record {
 		&AudienceGrant{Tenant: t, Service: "s", Audience: "urn:x", Scopes: []string{"a"}, Direct: true},
 		&Installation{Tenant: t, Service: "s", Expires: at, Created: at},
 		&Connection{Tenant: t, ID: "c", Name: "okta", Issuer: "https://i", Audience: "a", Kind: Okta, Algs: []string{"RS256"}, State: Active, Created: at},
-		&Enrolment{Tenant: t, ID: "e", CodeMAC: []byte{1}, Role: "operator", Expires: at},
+		&Enrolment{Tenant: t, ID: "e", CodeMAC: []byte{1}, Role: "operator", InvitedBy: "user:u", Expires: at},
 		&Revocation{Tenant: t, Kind: RevokeRoot, Value: "j", Before: at, Expires: at},
 	}
 }

@@ -21,6 +21,9 @@ import (
 // Roles are the relations of the system model that a person can be given.
 var Roles = []string{"operator", "administrator", "access_manager", "policy_author", "approver", "auditor", "key_administrator"}
 
+// inviters are the roles that the system model gives can_invite.
+var inviters = []string{"operator", "administrator"}
+
 // EnrolmentLife is how long a code can be used.
 const EnrolmentLife = 15 * time.Minute
 
@@ -35,19 +38,31 @@ func validRole(t tenant.ID, role string) bool {
 
 var errRole = fault.New(fault.Invalid, "there is no such role in this tenant; roles are "+strings.Join(Roles[1:], ", ")+", and operator in the platform")
 
+// Inviter is who makes a code. That the subject may invite in the tenant is for
+// the caller of [Directory.Invite] to decide; [Directory.Enrol] asks again. The
+// zero subject stands for init, which makes the first operator's code.
+type Inviter struct {
+	Tenant  tenant.ID
+	Subject principal.Subject
+}
+
 // Invite makes a one-use code that enrols a person with the role. When the
-// caller acts from the platform into another tenant, only the tenant's first
+// inviter acts from the platform into another tenant, only the tenant's first
 // administrator can be invited: later the tenant's own people decide. The code
 // is returned once and stored as a MAC. Kinds Invalid, Denied.
-func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant.ID, role, name string) (code string, e *Enrolment, err error) {
+func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by Inviter, into tenant.ID, role, name string) (code string, e *Enrolment, err error) {
 	if !validRole(into, role) {
 		return "", nil, errRole
 	}
 	if name != "" && !ValidAlias(name) {
 		return "", nil, errAlias
 	}
-	if by != into && (by != tenant.Platform || role != "administrator") {
+	outside := by.Tenant != into
+	if outside && (by.Tenant != tenant.Platform || role != "administrator") {
 		return "", nil, fault.New(fault.Denied, "only a tenant's first administrator can be invited from outside")
+	}
+	if by.Subject.IsZero() && (outside || role != "operator") {
+		return "", nil, fault.New(fault.Invalid, "only the first operator is invited by nobody")
 	}
 	system, err := d.SystemGraph(into)
 	if err != nil {
@@ -60,7 +75,7 @@ func (d *Directory) Invite(ctx context.Context, ev ledger.Event, by, into tenant
 	if err != nil {
 		return "", nil, err
 	}
-	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: mac, Role: role, Name: name, Outside: by != into, Expires: d.cfg.Now().Add(EnrolmentLife)}
+	e = &Enrolment{Tenant: into, ID: tenant.RandomID(), CodeMAC: mac, Role: role, Name: name, InvitedBy: by.Subject.String(), Outside: outside, Expires: d.cfg.Now().Add(EnrolmentLife)}
 	ev.Action, ev.Resource, ev.Detail = "enrolment.create", "enrolment:"+e.ID, map[string]string{"role": role}
 	_, err = d.mutate(ctx, ev, into, func(tx Tx) error {
 		if e.Outside {
@@ -88,6 +103,24 @@ func unadministered(tx Tx, system relation.StoreID, t tenant.ID) error {
 		return fault.New(fault.Denied, "the tenant has an administrator, who invites from now on")
 	}
 	return nil
+}
+
+// invited reports whether who made the code may still invite. A code must not
+// outlive the rights of its maker, who may have kept it.
+func invited(tx Tx, e *Enrolment) (bool, error) {
+	if e.InvitedBy == "" {
+		return e.Tenant == tenant.Platform && e.Role == "operator", nil
+	}
+	by, err := principal.ParseSubject(e.InvitedBy)
+	if err != nil {
+		return false, fault.Wrap(fault.Integrity, "an enrolment names no inviter", err)
+	}
+	home := e.Tenant
+	if e.Outside {
+		home = tenant.Platform
+	}
+	held, err := tx.AdminRoles(home, by)
+	return slices.ContainsFunc(held, func(role string) bool { return slices.Contains(inviters, role) }), err
 }
 
 func (d *Directory) mac(ctx context.Context, code string) ([]byte, error) {
@@ -138,6 +171,12 @@ func (d *Directory) Enrol(ctx context.Context, ev ledger.Event, code, name, kid 
 	_, err = d.mutate(ctx, ev, found.Tenant, func(tx Tx) error {
 		e, err := tx.Enrolment(found.Tenant, found.ID)
 		if err != nil || e.UsedBy != "" || !now.Before(e.Expires) {
+			return refused
+		}
+		switch ok, err := invited(tx, e); {
+		case err != nil:
+			return err
+		case !ok:
 			return refused
 		}
 		if e.Outside {

@@ -1,6 +1,8 @@
 package directory_test
 
 import (
+	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -202,7 +204,7 @@ func TestInstallations(t *testing.T) {
 func TestEnrolment(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, false)
-	code, e, err := w.Invite(w.ctx, event(), tenant.Platform, tenant.Platform, "operator", "olga")
+	code, e, err := w.Invite(w.ctx, event(), directory.Inviter{Tenant: tenant.Platform}, tenant.Platform, "operator", "olga")
 	must(t, err)
 	key := []byte(`{"kty":"EC"}`)
 	for _, bad := range []string{"", "x", code[:len(code)-1], code + "a", e.ID} {
@@ -220,7 +222,8 @@ func TestEnrolment(t *testing.T) {
 	_, err = w.Enrol(w.ctx, event(), code, "eve", "kid-2", key)
 	wantKind(t, "the code again", err, fault.Denied)
 
-	late, _, err := w.Invite(w.ctx, event(), tenant.Platform, tenant.Platform, "auditor", "")
+	olga := directory.Inviter{Tenant: tenant.Platform, Subject: principal.Subject{Kind: principal.User, ID: u.ID}}
+	late, _, err := w.Invite(w.ctx, event(), olga, tenant.Platform, "auditor", "")
 	must(t, err)
 	w.advance(directory.EnrolmentLife)
 	_, err = w.Enrol(w.ctx, event(), late, "eve", "kid-3", key)
@@ -234,29 +237,109 @@ func TestEnrolment(t *testing.T) {
 func TestOperatorsReachEndsAtTheFirstAdministrator(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, false)
+	operator, foreign := w.inviter(tenant.Platform, "olga", "operator"), w.inviter(w.globex.Tenant, "gil", "administrator")
 	for _, role := range []string{"auditor", "access_manager", "operator", "owner"} {
-		_, _, err := w.Invite(w.ctx, event(), tenant.Platform, w.acme.Tenant, role, "")
+		_, _, err := w.Invite(w.ctx, event(), operator, w.acme.Tenant, role, "")
 		if err == nil {
 			t.Errorf("an operator invited a tenant's %s", role)
 		}
 	}
-	_, _, err := w.Invite(w.ctx, event(), w.globex.Tenant, w.acme.Tenant, "administrator", "")
+	_, _, err := w.Invite(w.ctx, event(), foreign, w.acme.Tenant, "administrator", "")
 	wantKind(t, "another tenant's administrator", err, fault.Denied)
-	first, _, err := w.Invite(w.ctx, event(), tenant.Platform, w.acme.Tenant, "administrator", "")
+	first, _, err := w.Invite(w.ctx, event(), operator, w.acme.Tenant, "administrator", "")
 	must(t, err)
-	second, _, err := w.Invite(w.ctx, event(), tenant.Platform, w.acme.Tenant, "administrator", "")
+	second, _, err := w.Invite(w.ctx, event(), operator, w.acme.Tenant, "administrator", "")
 	must(t, err)
-	_, err = w.Enrol(w.ctx, event(), first, "ann", "kid-1", []byte(`{}`))
+	ann, err := w.Enrol(w.ctx, event(), first, "ann", "kid-1", []byte(`{}`))
 	must(t, err)
-	_, _, err = w.Invite(w.ctx, event(), tenant.Platform, w.acme.Tenant, "administrator", "")
+	_, _, err = w.Invite(w.ctx, event(), operator, w.acme.Tenant, "administrator", "")
 	wantKind(t, "inviting after the first", err, fault.Denied)
 	// A code made before the first administrator must not plant a second one.
 	_, err = w.Enrol(w.ctx, event(), second, "eve", "kid-2", []byte(`{}`))
 	wantKind(t, "a code kept back", err, fault.Denied)
-	own, _, err := w.Invite(w.ctx, event(), w.acme.Tenant, w.acme.Tenant, "administrator", "")
+	administrator := directory.Inviter{Tenant: w.acme.Tenant, Subject: principal.Subject{Kind: principal.User, ID: ann.ID}}
+	own, _, err := w.Invite(w.ctx, event(), administrator, w.acme.Tenant, "administrator", "")
 	must(t, err)
 	_, err = w.Enrol(w.ctx, event(), own, "bea", "kid-3", []byte(`{}`))
 	must(t, err)
+}
+
+// A code is worth nothing once its maker is suspended or may not invite any
+// more: who leaves must not come back by a code of the last quarter of an hour.
+func TestInvitationDiesWithTheInviter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	state := func(by directory.Inviter, s directory.State) error {
+		return w.SetUserState(w.ctx, event(), by.Tenant, by.Subject.ID, s)
+	}
+	demote := func(by directory.Inviter, role string) error {
+		return w.UnassignRole(w.ctx, event(), by.Tenant, by.Subject.ID, role)
+	}
+	for what, then := range map[string]struct {
+		do    func(by directory.Inviter, role string) error
+		works bool
+	}{
+		"nothing":   {func(directory.Inviter, string) error { return nil }, true},
+		"suspended": {func(by directory.Inviter, _ string) error { return state(by, directory.Suspended) }, false},
+		"suspended and back": {func(by directory.Inviter, _ string) error {
+			return errors.Join(state(by, directory.Suspended), state(by, directory.Active))
+		}, true},
+		"without a role": {demote, false},
+		"with a lesser role": {func(by directory.Inviter, role string) error {
+			return errors.Join(demote(by, role), w.AssignRole(w.ctx, event(), by.Tenant, by.Subject.ID, "auditor"))
+		}, false},
+		"another is suspended": {func(by directory.Inviter, role string) error {
+			return state(w.inviter(by.Tenant, "other-"+role, role), directory.Suspended)
+		}, true},
+	} {
+		for _, role := range []string{"administrator", "operator"} {
+			name := strings.ReplaceAll(what, " ", "-") + "-" + role
+			into, err := w.CreateTenant(w.ctx, event(), name)
+			must(t, err)
+			by := w.inviter(into.Tenant, name, "administrator")
+			if role == "operator" { // invites the first administrator, from outside
+				must(t, demote(by, "administrator"))
+				by = w.inviter(tenant.Platform, name, role)
+			}
+			code, _, err := w.Invite(w.ctx, event(), by, into.Tenant, "administrator", "")
+			must(t, err)
+			must(t, then.do(by, role))
+			_, err = w.Enrol(w.ctx, event(), code, "eve", "kid", []byte(`{}`))
+			if then.works {
+				must(t, err)
+			} else {
+				wantKind(t, "a code of the "+role+" who is "+what, err, fault.Denied)
+			}
+		}
+	}
+	_, _, err := w.Invite(w.ctx, event(), directory.Inviter{Tenant: w.acme.Tenant}, w.acme.Tenant, "administrator", "")
+	wantKind(t, "an administrator invited by nobody", err, fault.Invalid)
+	_, _, err = w.Invite(w.ctx, event(), directory.Inviter{Tenant: tenant.Platform}, w.acme.Tenant, "administrator", "")
+	wantKind(t, "a tenant's administrator invited by nobody", err, fault.Invalid)
+}
+
+// Who may use the route and whose codes count is the same question, asked of
+// the model and in the transaction.
+func TestInvitersAreThoseOfTheModel(t *testing.T) {
+	t.Parallel()
+	model, err := os.ReadFile("../authz/system.fga")
+	must(t, err)
+	_, line, ok := strings.Cut(string(model), "define can_invite: ")
+	line, _, _ = strings.Cut(line, "\n")
+	may := strings.Split(line, " or ")
+	if !ok || len(may) < 2 {
+		t.Fatalf("can_invite: %q", line)
+	}
+	w := newWorld(t, false)
+	for _, role := range directory.Roles {
+		by := w.inviter(tenant.Platform, strings.ReplaceAll(role, "_", "-"), role)
+		code, _, err := w.Invite(w.ctx, event(), by, tenant.Platform, "auditor", "")
+		must(t, err)
+		_, err = w.Enrol(w.ctx, event(), code, "by-"+strings.ReplaceAll(role, "_", "-"), "kid", []byte(`{}`))
+		if worked := err == nil; worked != slices.Contains(may, role) {
+			t.Errorf("%s: the code worked: %v, the model lets %v invite", role, worked, may)
+		}
+	}
 }
 
 func TestRolesExclude(t *testing.T) {

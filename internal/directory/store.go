@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 )
@@ -48,6 +49,11 @@ type Tx interface {
 
 	// Enrolment returns the enrolment as the transaction sees it.
 	Enrolment(t tenant.ID, id string) (*Enrolment, error)
+
+	// AdminRoles returns the relations that the subject has to the tenant's
+	// system object, none while the subject is suspended or unknown. The tenant
+	// is the change's own, or the platform: kind Internal for any other.
+	AdminRoles(t tenant.ID, s principal.Subject) ([]string, error)
 
 	// WriteTuples changes tuples of a store; kind Conflict on a duplicate
 	// write or a missing delete.

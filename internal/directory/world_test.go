@@ -82,6 +82,15 @@ func (w *world) open(dev bool) *directory.Directory {
 	return d
 }
 
+// inviter makes a person of the tenant with the role.
+func (w *world) inviter(t tenant.ID, name, role string) directory.Inviter {
+	w.t.Helper()
+	u, err := w.CreateUser(w.ctx, event(), t, name, "", "")
+	must(w.t, err)
+	must(w.t, w.AssignRole(w.ctx, event(), t, u.ID, role))
+	return directory.Inviter{Tenant: t, Subject: principal.Subject{Kind: principal.User, ID: u.ID}}
+}
+
 func event() ledger.Event { return ledger.Event{Subject: "user:test"} }
 
 func must(t *testing.T, err error) {

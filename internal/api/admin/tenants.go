@@ -88,7 +88,7 @@ func createInvite(s *server, c *call) (answer, error) {
 		}
 		into = t.Tenant
 	}
-	code, e, err := s.Directory.Invite(c.r.Context(), c.event(), c.tenant, into, req.Role, req.Name)
+	code, e, err := s.Directory.Invite(c.r.Context(), c.event(), directory.Inviter{Tenant: c.tenant, Subject: c.who.Subject}, into, req.Role, req.Name)
 	if err != nil {
 		return answer{}, err
 	}

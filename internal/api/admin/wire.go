@@ -54,7 +54,8 @@ type NewInvite struct {
 	Name   string `json:"name,omitempty"` // the person's alias; empty lets the person choose
 }
 
-// Invite is the code, shown once.
+// Invite is the code, shown once. It is worth nothing once the person who made
+// it is suspended or may not invite any more.
 type Invite struct {
 	ID      string    `json:"id"`
 	Code    string    `json:"code"`

@@ -9,6 +9,7 @@ import (
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/tenant"
@@ -142,6 +143,31 @@ func (t directoryTx) Enrolment(id tenant.ID, enrolment string) (*directory.Enrol
 		return nil, translate(err, "the enrolment")
 	}
 	return e, nil
+}
+
+// AdminRoles implements directory.Tx. One writer for all shards makes what it
+// reads of the platform's shard as good as of the change's own.
+func (t directoryTx) AdminRoles(id tenant.ID, s principal.Subject) ([]string, error) {
+	if id != tenant.Platform {
+		if err := t.own(id); err != nil {
+			return nil, err
+		}
+	}
+	subjects := "users"
+	if s.Kind == principal.Service {
+		subjects = "services"
+	}
+	var roles []string
+	err := t.rows("SELECT r.relation FROM tenants t JOIN "+subjects+" s ON s.tenant_id = t.tenant_id"+
+		" JOIN tuples r ON r.tenant_id = t.tenant_id AND r.store_id = t.system_store"+
+		" WHERE t.tenant_id = ? AND s.id = ? AND s.state = ? AND r.object = ? AND r.subject = ?",
+		[]any{id.String(), s.ID, string(directory.Active), directory.SystemObject(id), s.String()}, func(scan func(...any) error) error {
+			var role string
+			err := scan(&role)
+			roles = append(roles, role)
+			return err
+		})
+	return roles, translate(err, "the admin roles")
 }
 
 // LoadDirectory implements directory.Store.

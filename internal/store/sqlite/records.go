@@ -81,8 +81,8 @@ func describeRest(r directory.Record, t string) (row, []time.Time) {
 		return row{
 			table: "enrolments", what: "the enrolment", keys: 2,
 			where:   " AND used_by = ''", // one use, whatever the caller checked
-			columns: []string{"tenant_id", "id", "code_mac", "role", "name", "outside", "used_by", "expires"},
-			args:    []any{t, r.ID, r.CodeMAC, r.Role, r.Name, r.Outside, r.UsedBy, nil},
+			columns: []string{"tenant_id", "id", "code_mac", "role", "name", "invited_by", "outside", "used_by", "expires"},
+			args:    []any{t, r.ID, r.CodeMAC, r.Role, r.Name, r.InvitedBy, r.Outside, r.UsedBy, nil},
 		}, []time.Time{r.Expires}
 	case *directory.Revocation:
 		return row{
@@ -95,7 +95,7 @@ func describeRest(r directory.Record, t string) (row, []time.Time) {
 	panic("sqlite: no table for a directory record of kind " + r.RecordKind())
 }
 
-const selectEnrolments = "SELECT tenant_id, id, code_mac, role, name, outside, used_by, expires FROM enrolments"
+const selectEnrolments = "SELECT tenant_id, id, code_mac, role, name, invited_by, outside, used_by, expires FROM enrolments"
 
 // loaders read everything but users, parents first.
 var loaders = []struct {
@@ -147,7 +147,7 @@ var loaders = []struct {
 
 func scanEnrolment(scan func(...any) error) (*directory.Enrolment, error) {
 	var r directory.Enrolment
-	return &r, scanRow(scan, &r.Tenant, []*time.Time{&r.Expires}, &r.ID, &r.CodeMAC, &r.Role, &r.Name, &r.Outside, &r.UsedBy)
+	return &r, scanRow(scan, &r.Tenant, []*time.Time{&r.Expires}, &r.ID, &r.CodeMAC, &r.Role, &r.Name, &r.InvitedBy, &r.Outside, &r.UsedBy)
 }
 
 // scanRow reads a row whose first column is the tenant and whose last are times.

@@ -10,6 +10,7 @@ import (
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/secret"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/tenant"
@@ -68,7 +69,15 @@ func TestDirectoryRunsOnIt(t *testing.T) {
 	if _, err := d.CreateTenant(ctx, ledger.Event{Subject: "system"}, "acme"); fault.KindOf(err) != fault.Conflict {
 		t.Fatal(err)
 	}
-	code, _, err := d.Invite(ctx, ledger.Event{}, tenant.Platform, acme.Tenant, "administrator", "admin")
+	olga, err := d.CreateUser(ctx, ledger.Event{}, tenant.Platform, "olga", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.AssignRole(ctx, ledger.Event{}, tenant.Platform, olga.ID, "operator"); err != nil {
+		t.Fatal(err)
+	}
+	by := directory.Inviter{Tenant: tenant.Platform, Subject: principal.Subject{Kind: principal.User, ID: olga.ID}}
+	code, _, err := d.Invite(ctx, ledger.Event{}, by, acme.Tenant, "administrator", "admin")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +91,7 @@ func TestDirectoryRunsOnIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := s.Head(ctx, platform.System)
-	if err != nil || r.Rev != 3 {
+	if err != nil || r.Rev != 5 {
 		t.Fatal(r, err)
 	}
 	b, err := s.Changes(ctx, acme.System, 0, 10)

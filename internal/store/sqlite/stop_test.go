@@ -15,8 +15,10 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"bulwark.example/internal/audit"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 )
@@ -95,7 +97,15 @@ func newBase(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	code, _, err := l.directory.Invite(ctx, ledger.Event{}, tenant.Platform, acme.Tenant, "administrator", "admin")
+	olga, err := l.directory.CreateUser(ctx, ledger.Event{}, tenant.Platform, "olga", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.directory.AssignRole(ctx, ledger.Event{}, tenant.Platform, olga.ID, "operator"); err != nil {
+		t.Fatal(err)
+	}
+	by := directory.Inviter{Tenant: tenant.Platform, Subject: principal.Subject{Kind: principal.User, ID: olga.ID}}
+	code, _, err := l.directory.Invite(ctx, ledger.Event{}, by, acme.Tenant, "administrator", "admin")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func samples(w *world) (platform, acme []directory.Record) {
 		&directory.AudienceGrant{Tenant: a, Service: own.ID, Audience: "urn:x", Scopes: []string{"a", "b"}, Direct: true},
 		&directory.AudienceGrant{Tenant: a, Service: own.ID, Audience: "urn:y"},
 		&directory.Installation{Tenant: a, Service: shared.ID, Scopes: []string{"read"}, Expires: at, Created: at},
-		&directory.Enrolment{Tenant: a, ID: tenant.RandomID(), CodeMAC: []byte{0, 1, 2}, Role: "administrator", Name: "zoe", Outside: true, Expires: at},
+		&directory.Enrolment{Tenant: a, ID: tenant.RandomID(), CodeMAC: []byte{0, 1, 2}, Role: "administrator", Name: "zoe", InvitedBy: "user:" + plain.ID, Outside: true, Expires: at},
 		&directory.Revocation{Tenant: a, Kind: directory.RevokeRoot, Value: "jti", Before: at, Expires: at.Add(time.Hour)},
 		&directory.Revocation{Tenant: a, Kind: directory.RevokeToken, Value: "jti", Expires: at},
 		&directory.Graph{Tenant: a, ID: newStore(), Kind: directory.DefaultGraph, Application: "other"},
@@ -358,6 +358,59 @@ func testReferences(t *testing.T, open Open) {
 	far.Created = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 	w.kind("a time that does not fit", w.insert(w.acme, far), fault.Invalid)
 	w.kind("an empty name", w.insert(w.acme, user(w.acme, "")), fault.Invalid)
+}
+
+// Admin roles are those of the system store, held by somebody active, as the
+// transaction has them.
+func testAdminRoles(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	ann, job := user(w.acme, "ann"), service(w.acme, "job")
+	olga := user(w.platform, "olga")
+	w.ok(w.insert(w.acme, ann, job))
+	w.ok(w.insert(w.platform, olga))
+	who := map[string]principal.Subject{
+		"ann": {Kind: principal.User, ID: ann.ID}, "job": {Kind: principal.Service, ID: job.ID}, "olga": {Kind: principal.User, ID: olga.ID},
+		"nobody": {Kind: principal.User, ID: tenant.RandomID()}, "ann as a service": {Kind: principal.Service, ID: ann.ID},
+	}
+	tuple := func(t tenant.ID, role, name string) relation.Tuple {
+		return relation.Tuple{Object: directory.SystemObject(t), Relation: role, Subject: who[name].String()}
+	}
+	w.must(w.platform.System, tenant.Platform, func(tx directory.Tx) error {
+		return tx.WriteTuples(w.platform.System, []relation.Tuple{tuple(tenant.Platform, "operator", "olga")}, nil)
+	})
+	w.must(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
+		a := w.acme.Tenant
+		elsewhere := tuple(w.globex.Tenant, "auditor", "ann") // another object in the same store
+		roles := func(t tenant.ID, name string, want ...string) {
+			w.t.Helper()
+			got, err := tx.AdminRoles(t, who[name])
+			w.ok(err)
+			if slices.Sort(got); !slices.Equal(got, want) {
+				w.t.Errorf("%s has %v, want %v", name, got, want)
+			}
+		}
+		w.ok(tx.WriteTuples(w.acme.System, []relation.Tuple{
+			tuple(a, "administrator", "ann"), tuple(a, "auditor", "ann"), tuple(a, "administrator", "job"), tuple(a, "administrator", "olga"),
+			tuple(a, "administrator", "nobody"), tuple(a, "administrator", "ann as a service"), elsewhere,
+		}, nil))
+		roles(a, "ann", "administrator", "auditor")
+		roles(a, "job", "administrator")
+		roles(a, "nobody")
+		roles(a, "ann as a service")
+		roles(a, "olga") // of the platform, not of this tenant
+		roles(tenant.Platform, "olga", "operator")
+		roles(tenant.Platform, "ann")
+		_, err := tx.AdminRoles(w.globex.Tenant, who["ann"])
+		w.kind("the roles of another tenant", err, fault.Internal)
+		// What the transaction changed counts at once.
+		gone, off := *ann, *job
+		gone.State, off.State = directory.Suspended, directory.Suspended
+		w.ok(tx.Update(&gone))
+		w.ok(tx.Update(&off))
+		roles(a, "ann")
+		roles(a, "job")
+		return nil
+	})
 }
 
 func testEnrolment(t *testing.T, open Open) {

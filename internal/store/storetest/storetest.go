@@ -69,6 +69,7 @@ func Run(t *testing.T, open Open) {
 		"References":      testReferences,
 		"Shards":          testShards,
 		"CrossTenant":     testCrossTenant,
+		"AdminRoles":      testAdminRoles,
 		"Enrolment":       testEnrolment,
 		"Keys":            testKeys,
 		"SigningKeys":     testSigningKeys,

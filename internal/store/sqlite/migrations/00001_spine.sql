@@ -155,14 +155,15 @@ CREATE TABLE installations (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE enrolments (
-    tenant_id TEXT NOT NULL REFERENCES tenants,
-    id        TEXT NOT NULL UNIQUE CHECK (id <> ''),
-    code_mac  BLOB NOT NULL,
-    role      TEXT NOT NULL,
-    name      TEXT NOT NULL,
-    outside   INTEGER NOT NULL CHECK (outside IN (0, 1)), -- made by an operator, for a first administrator
-    expires   INTEGER NOT NULL,
-    used_by   TEXT NOT NULL,
+    tenant_id  TEXT NOT NULL REFERENCES tenants,
+    id         TEXT NOT NULL UNIQUE CHECK (id <> ''),
+    code_mac   BLOB NOT NULL,
+    role       TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    invited_by TEXT NOT NULL, -- the subject that made it; empty for the first operator's
+    outside    INTEGER NOT NULL CHECK (outside IN (0, 1)), -- made by an operator, for a first administrator
+    expires    INTEGER NOT NULL,
+    used_by    TEXT NOT NULL,
     PRIMARY KEY (tenant_id, id)
 ) STRICT, WITHOUT ROWID;
 
