@@ -163,35 +163,16 @@ func (c *Client) Token(ctx context.Context, tenant, audience string) (string, er
 	return t.token, nil
 }
 
-// request authenticates by private_key_jwt (RFC 7523) and posts the form.
+// request asks the token endpoint for a token.
 func (c *Client) request(ctx context.Context, form url.Values) (cached, error) {
 	now := c.cfg.Now()
-	var id [16]byte
-	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
-	payload, err := json.Marshal(map[string]any{
-		"iss": c.cfg.ClientID, "sub": c.cfg.ClientID, "aud": c.cfg.Issuer, "jti": hex.EncodeToString(id[:]),
-		"iat": now.Unix(), "exp": now.Add(time.Minute).Unix(),
-	})
-	if err != nil {
-		return cached{}, err
-	}
-	jws, err := c.signer.Sign(payload)
-	if err != nil {
-		return cached{}, err
-	}
-	assertion, err := jws.CompactSerialize()
-	if err != nil {
-		return cached{}, err
-	}
-	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
-	form.Set("client_assertion", assertion)
 	var out struct {
 		Token       string `json:"access_token"`
 		ExpiresIn   int64  `json:"expires_in"`
 		Error       string `json:"error"`
 		Description string `json:"error_description"`
 	}
-	status, err := c.post(ctx, c.base+"/oauth2/token", "application/x-www-form-urlencoded", "", []byte(form.Encode()), &out)
+	status, err := c.authenticated(ctx, "/oauth2/token", form, &out)
 	switch {
 	case err != nil:
 		return cached{}, err
@@ -201,6 +182,52 @@ func (c *Client) request(ctx context.Context, form url.Values) (cached, error) {
 		return cached{}, fmt.Errorf("bulwark: the token endpoint answered %d without a token", status)
 	}
 	return cached{out.Token, now.Add(time.Duration(out.ExpiresIn) * time.Second)}, nil
+}
+
+// active asks whether an access token for this service is still good (RFC
+// 7662). What is no clear answer is an error.
+func (c *Client) active(ctx context.Context, token string) (bool, error) {
+	var out struct {
+		Active      *bool  `json:"active"`
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	status, err := c.authenticated(ctx, "/oauth2/introspect", url.Values{"token": {token}}, &out)
+	switch {
+	case err != nil:
+		return false, err
+	case out.Error != "":
+		return false, &OAuthError{out.Error, out.Description}
+	case status != http.StatusOK || out.Active == nil:
+		return false, fmt.Errorf("bulwark: the introspection endpoint answered %d without an answer", status)
+	}
+	return *out.Active, nil
+}
+
+// authenticated posts the form with proof of who we are: private_key_jwt (RFC
+// 7523), made anew for each request, for each is good once.
+func (c *Client) authenticated(ctx context.Context, path string, form url.Values, out any) (status int, err error) {
+	now := c.cfg.Now()
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	payload, err := json.Marshal(map[string]any{
+		"iss": c.cfg.ClientID, "sub": c.cfg.ClientID, "aud": c.cfg.Issuer, "jti": hex.EncodeToString(id[:]),
+		"iat": now.Unix(), "exp": now.Add(time.Minute).Unix(),
+	})
+	if err != nil {
+		return 0, err
+	}
+	jws, err := c.signer.Sign(payload)
+	if err != nil {
+		return 0, err
+	}
+	assertion, err := jws.CompactSerialize()
+	if err != nil {
+		return 0, err
+	}
+	form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+	form.Set("client_assertion", assertion)
+	return c.post(ctx, c.base+path, "application/x-www-form-urlencoded", "", []byte(form.Encode()), out)
 }
 
 // Check asks whether the subject has the relation to the object in the tenant;

@@ -123,8 +123,8 @@ func principal(t testing.TB, credential func(*issuer) (name, value string)) (*sd
 func byAssertion(i *issuer) (string, string) { return sdk.AssertionHeader, i.assertion(nil) }
 func byToken(i *issuer) (string, string)     { return "Authorization", "Bearer " + i.token(nil) }
 
-// form reads a token request and verifies the client assertion in it.
-func form(t testing.TB, a *api, c call, key *ecdsa.PrivateKey, now time.Time) (values url.Values, jti string) {
+// form reads a request to the issuer and verifies the client assertion in it.
+func form(t testing.TB, issuer string, c call, key *ecdsa.PrivateKey, now time.Time) (values url.Values, jti string) {
 	t.Helper()
 	if c.method != "POST" || c.contentType != "application/x-www-form-urlencoded" || c.authorization != "" {
 		t.Errorf("%+v", c)
@@ -141,7 +141,7 @@ func form(t testing.TB, a *api, c call, key *ecdsa.PrivateKey, now time.Time) (v
 	var claims map[string]any
 	must(t, json.Unmarshal(payload, &claims))
 	jti, _ = claims["jti"].(string)
-	want := map[string]any{"iss": notes, "sub": notes, "aud": a.URL, "jti": jti, "iat": float64(now.Unix()), "exp": float64(now.Unix() + 60)}
+	want := map[string]any{"iss": notes, "sub": notes, "aud": issuer, "jti": jti, "iat": float64(now.Unix()), "exp": float64(now.Unix() + 60)}
 	if diff := cmp.Diff(want, claims); diff != "" || len(jti) != 32 {
 		t.Error("the client assertion:", diff)
 	}
@@ -169,7 +169,7 @@ func TestExchange(t *testing.T) {
 			if len(calls) != 1 {
 				t.Fatalf("%d calls: a token of somebody's was kept", len(calls))
 			}
-			got, jti := form(t, a, calls[0], key, c.now())
+			got, jti := form(t, a.URL, calls[0], key, c.now())
 			ids[jti] = true
 			want := url.Values{
 				"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {received},
@@ -291,7 +291,7 @@ func TestTokensAreKept(t *testing.T) {
 			t.Errorf("%q %v with %d calls, want %q with %d", got, err, len(calls), token, asked)
 		}
 		for _, call := range calls {
-			v, _ := form(t, a, call, key, c.now())
+			v, _ := form(t, a.URL, call, key, c.now())
 			w := url.Values{"grant_type": {"client_credentials"}, "audience": {audience}}
 			if tenant != "" {
 				w.Set("tenant", tenant)

@@ -20,6 +20,25 @@
 // what. What came with a token for this service was not: a handler that serves
 // both asks [Client.Check] for what it was not told.
 //
+// # Revocation
+//
+// Everything is verified here, offline, with keys that are kept. That knows an
+// end that a credential states, and no other: a token for this service goes on
+// being taken until its exp, 5 minutes at most, after its root, its session, its
+// subject or an actor in its chain was revoked. [VerifierConfig.Introspect] ends
+// that: Bulwark is asked about each such token, and an answer is kept for 5
+// seconds, so a request that arrives 5 seconds after the revocation is refused.
+// Set it wherever callers come past the gateway, unless 5 minutes do not matter.
+// It costs one request to Bulwark per token in 5 seconds, and while Bulwark
+// cannot be asked, those callers get 503.
+//
+//	bulwark, err := sdk.NewClient(sdk.ClientConfig{Issuer: issuer, ClientID: id, Key: key})
+//	verifier, err := sdk.NewVerifier(sdk.VerifierConfig{Issuer: issuer, Audience: audience, Introspect: bulwark})
+//
+// It says nothing about assertions. The gateway makes none for a credential that
+// was revoked, but one made before is taken until its exp, 60 seconds at most,
+// for its one method and path.
+//
 // Everything here is safe for concurrent use. The package follows semantic
 // versioning from version 1 on; until then a minor version may change it.
 package sdk

@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -36,6 +37,16 @@ type VerifierConfig struct {
 	// callers with a token for this service: they come without a route.
 	Routes []string
 
+	// Introspect asks Bulwark about each access token that is taken otherwise,
+	// with this service's own client, and refuses what was ended before its
+	// time: an answer is kept for 5 seconds. When Bulwark cannot be asked, such
+	// callers get 503. Nil verifies offline: a token whose session, root or
+	// subject was revoked then serves here until its exp, 5 minutes at most.
+	//
+	// Assertions are never asked about. They serve until their exp, 60 seconds
+	// at most.
+	Introspect *Client
+
 	HTTP *http.Client     // fetches key sets, without redirects; nil: a client with TLS 1.3 and a time limit
 	Now  func() time.Time // nil: time.Now
 }
@@ -45,6 +56,7 @@ type Verifier struct {
 	cfg        VerifierConfig
 	assertions *keySet
 	tokens     *keySet
+	ended      *introspection // nil: offline
 }
 
 // NewVerifier returns a verifier. It fetches nothing yet. The error tells what
@@ -63,11 +75,20 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Verifier{
+	v := &Verifier{
 		cfg:        cfg,
 		assertions: &keySet{url: base + "/.well-known/bulwark-assertion/jwks.json", http: cfg.HTTP, now: cfg.Now},
 		tokens:     &keySet{url: base + "/oauth2/jwks", http: cfg.HTTP, now: cfg.Now},
-	}, nil
+	}
+	if c := cfg.Introspect; c != nil {
+		// Another issuer must not be shown our callers' tokens, and another
+		// service would be told that none of them is good.
+		if c.cfg.Issuer != cfg.Issuer || c.cfg.ClientID != urn[4] {
+			return nil, errors.New("bulwark: Introspect must be this service's own client: of the same Issuer, with the id in Audience")
+		}
+		v.ended = &introspection{client: c, now: cfg.Now, answers: map[[sha256.Size]byte]*answer{}}
+	}
+	return v, nil
 }
 
 // base is what paths of Bulwark's API are appended to.
@@ -82,12 +103,12 @@ func base(issuer string) (string, error) {
 // Errors of [Verifier.Verify]. Both mean that nothing is known about the asker.
 var (
 	ErrUnauthenticated = errors.New("bulwark: the request does not come from the gateway or a caller with a token for this service")
-	ErrUnavailable     = errors.New("bulwark: the keys to verify with cannot be fetched")
+	ErrUnavailable     = errors.New("bulwark: what the request is verified with cannot be had from Bulwark now")
 )
 
 // Middleware lets through what [Verifier.Verify] takes, with the [Principal] in
-// the context, and answers everything else with 401, or with 503 when keys
-// cannot be fetched.
+// the context, and answers everything else with 401, or with 503 when Bulwark
+// is needed for the answer and cannot be asked.
 //
 // The gateway's plain headers (Bulwark-Tenant and the like) prove nothing.
 // Handlers that read them anyway get what was verified, whatever was sent.
@@ -132,7 +153,8 @@ func verifiedHeader(h http.Header, p *Principal) http.Header {
 
 // Verify returns who asks. An assertion must be for this service, this method
 // and this very path, on a route of Config.Routes; a bearer token must be for
-// this service. A request with both, or with either twice, is refused.
+// this service, and not ended where Config.Introspect is set. A request with
+// both, or with either twice, is refused.
 //
 // The error wraps [ErrUnauthenticated] or [ErrUnavailable]. It holds no part of
 // a token.
@@ -158,11 +180,33 @@ func (v *Verifier) Verify(r *http.Request) (*Principal, error) {
 			return nil, err
 		}
 		c.Route, c.Relation, c.Object = "", "", "" // not the gateway's word
-		return c.principal(token, typAccess)
+		p, err := c.principal(token, typAccess)
+		if err != nil {
+			return nil, err
+		}
+		if err := v.stillGood(r.Context(), token); err != nil {
+			return nil, err
+		}
+		return p, nil
 	case len(bearer)+len(assertion) == 0:
 		return nil, fmt.Errorf("%w: there is no credential", ErrUnauthenticated)
 	}
 	return nil, fmt.Errorf("%w: there is more than one credential", ErrUnauthenticated)
+}
+
+// stillGood asks about a token that verified: strangers make us ask nothing.
+func (v *Verifier) stillGood(ctx context.Context, token string) error {
+	if v.ended == nil {
+		return nil
+	}
+	active, err := v.ended.active(ctx, token)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if !active {
+		return fmt.Errorf("%w: the token was ended before its time", ErrUnauthenticated)
+	}
+	return nil
 }
 
 // pathOnWire returns the path as it was sent, escapes and all, which is what an

@@ -32,6 +32,7 @@ const (
 	billing    = "service:01JDN3W8Z6B1NGS00000000000"
 	assertions = "/.well-known/bulwark-assertion/jwks.json"
 	tokens     = "/oauth2/jwks"
+	introspect = "/oauth2/introspect"
 )
 
 func must(t testing.TB, err error) {
@@ -71,6 +72,7 @@ type issuer struct {
 	sets    map[string][]byte            // by path: what is published
 	hits    map[string]int
 	answer  http.HandlerFunc // instead of the sets, where it is set
+	tells   http.HandlerFunc // about tokens, to who introspects
 	holding chan struct{}    // where it is set, answers wait until it is closed
 	asked   chan struct{}    // one for each request that arrives
 }
@@ -89,8 +91,14 @@ func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.mu.Lock()
 	i.hits[r.URL.Path]++
 	set, answer, holding := i.sets[r.URL.Path], i.answer, i.holding
+	if r.URL.Path == introspect {
+		answer = i.tells
+	}
 	i.mu.Unlock()
-	i.asked <- struct{}{}
+	select {
+	case i.asked <- struct{}{}:
+	default: // nobody counts so many
+	}
 	if holding != nil {
 		<-holding
 	}
@@ -231,6 +239,7 @@ type service struct {
 	t      testing.TB
 	issuer *issuer
 	clock  *clock
+	began  atomic.Int64 // requests that arrived
 	calls  atomic.Int64 // that reached the handler
 }
 
@@ -257,7 +266,10 @@ func newService(t testing.TB, i *issuer, change func(*sdk.VerifierConfig)) *serv
 	mux := http.NewServeMux()
 	mux.Handle("/", h)
 	mux.Handle("/cut/", http.StripPrefix("/cut", h))
-	s.Server = tlsServer(t, mux)
+	s.Server = tlsServer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.began.Add(1)
+		mux.ServeHTTP(w, r)
+	}))
 	return s
 }
 
