@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"bulwark.example/sdk"
 )
@@ -283,8 +284,10 @@ func TestExamples(t *testing.T) {
 	served(t, w)
 	globex(t, w)
 	opensNothingElse(t, w)
+	dieWithTheirRoot(t, w)
 	meetsTheAPI(t, w)
 	ends(t, w)
+	cannotAsk(t, w)
 }
 
 // A request of a person goes through the gateway to notes, which exchanges the
@@ -384,6 +387,27 @@ func ends(t *testing.T, w *town) {
 	}
 }
 
+// While Bulwark is away nobody knows whether a token was revoked: the caller is
+// told to come again, not that the token is bad.
+func cannotAsk(t *testing.T, w *town) {
+	t.Helper()
+	w.cli("admin", "service", "install", "notes", "--scope", "read write")
+	var tokens [2]string
+	for i := range tokens {
+		token, err := w.client(w.billing).Token(t.Context(), "acme", "notes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tokens[i] = token
+	}
+	get := func(token string) reply { return w.http.do(t, "GET", w.notes.url+"/whoami", "", bearer(token)...) }
+	answered(t, "while Bulwark is there", get(tokens[0]), 200)
+	w.serving.stop()
+	if r := get(tokens[1]); r.status != 503 || r.header.Get("Retry-After") == "" {
+		t.Errorf("while it is away: %d %v %s", r.status, r.header, r.body)
+	}
+}
+
 // What one service was sent opens no other door, and this door for no other
 // request.
 func opensNothingElse(t *testing.T, w *town) {
@@ -444,6 +468,58 @@ func opensNothingElse(t *testing.T, w *town) {
 	if doc.Tenant != w.Tenant || doc.Subject != w.user("alice") {
 		t.Errorf("%+v", doc)
 	}
+}
+
+// Tokens derived from alice's, which billing and notes verify by themselves, are
+// refused there within five seconds after her token was revoked; those from
+// another token of hers are not.
+func dieWithTheirRoot(t *testing.T, w *town) {
+	t.Helper()
+	invoices, whoami := w.billing.url+"/invoices/1", w.notes.url+"/whoami"
+	// derive returns a token for billing, and one for notes that billing got for it.
+	derive := func() (forBilling, forNotes string) {
+		if r := w.ask("alice", "GET", "/documents/roadmap/invoice", ""); r.status != 200 {
+			t.Fatalf("alice's invoice: %d %s", r.status, r.body)
+		}
+		credential := w.toBilling.last(t).Get("Authorization")
+		p, err := w.principal(w.billing, "GET", "/invoices/1", "Authorization", credential)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := w.client(w.billing).Exchange(t.Context(), p, "notes", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimPrefix(credential, "Bearer "), back
+	}
+	forBilling, forNotes := derive()
+	otherBilling, otherNotes := derive()
+	root := claimsOf(t, forBilling)["root_jti"].(string)
+	if claimsOf(t, forNotes)["root_jti"] != root || claimsOf(t, otherBilling)["root_jti"] == root {
+		t.Fatal("the tokens are not of the roots that they should be of")
+	}
+	get := func(url, token string) reply { return w.http.do(t, "GET", url, "", bearer(token)...) }
+	answered(t, "billing, before", get(invoices, forBilling), 200)
+	answered(t, "notes, before", get(whoami, forNotes), 200)
+
+	w.cli("admin", "token", "revoke", "root", root)
+	revoked := time.Now()
+	for url, token := range map[string]string{invoices: forBilling, whoami: forNotes} {
+		w.serving.await("a refusal at "+url, func() bool {
+			sent := time.Now()
+			r := get(url, token)
+			if late := sent.Sub(revoked); late >= 5*time.Second && r.status != 401 {
+				t.Fatalf("%s: %d, %v after the root was revoked", url, r.status, late)
+			}
+			return r.status == 401
+		})
+		// Its own end is not what refused it.
+		if exp := time.Unix(int64(claimsOf(t, token)["exp"].(float64)), 0); !time.Now().Before(exp) {
+			t.Fatalf("%s: the token's own end came first", url)
+		}
+	}
+	answered(t, "billing, by another root", get(invoices, otherBilling), 200)
+	answered(t, "notes, by another root", get(whoami, otherNotes), 200)
 }
 
 // The sdk against the real API: who comes past the gateway with a token for

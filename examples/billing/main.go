@@ -32,7 +32,17 @@ func run(ctx context.Context, o *listen.Options) error {
 	if err != nil {
 		return err
 	}
-	verifier, err := sdk.NewVerifier(sdk.VerifierConfig{Issuer: o.Issuer, Audience: o.Audience, HTTP: client})
+	key, err := os.ReadFile(o.Key)
+	if err != nil {
+		return err
+	}
+	bulwark, err := sdk.NewClient(sdk.ClientConfig{Issuer: o.Issuer, ClientID: o.ClientID, Key: key, HTTP: client})
+	if err != nil {
+		return err
+	}
+	// Callers come with tokens of their own, past the gateway: Introspect refuses
+	// them within 5 seconds after what they were derived from was revoked.
+	verifier, err := sdk.NewVerifier(sdk.VerifierConfig{Issuer: o.Issuer, Audience: o.Audience, HTTP: client, Introspect: bulwark})
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,7 @@
 // Command notes is an example service: documents of many customers behind Bulwark's gateway.
 //
 // It shows the four things that a service does with the sdk: verify what
-// arrives, take the tenant from the principal alone, ask for a decision that
+// arrives (and ask whether a token was ended before its time), take the tenant from the principal alone, ask for a decision that
 // the gateway has not made, and call another service on behalf of the one who
 // asks.
 package main
@@ -45,15 +45,15 @@ func run(ctx context.Context, o *listen.Options, billing, billingAudience string
 	if err != nil {
 		return err
 	}
-	verifier, err := sdk.NewVerifier(sdk.VerifierConfig{Issuer: o.Issuer, Audience: o.Audience, HTTP: client})
-	if err != nil {
-		return err
-	}
 	key, err := os.ReadFile(o.Key)
 	if err != nil {
 		return err
 	}
 	bulwark, err := sdk.NewClient(sdk.ClientConfig{Issuer: o.Issuer, ClientID: o.ClientID, Key: key, HTTP: client})
+	if err != nil {
+		return err
+	}
+	verifier, err := sdk.NewVerifier(sdk.VerifierConfig{Issuer: o.Issuer, Audience: o.Audience, HTTP: client, Introspect: bulwark})
 	if err != nil {
 		return err
 	}
