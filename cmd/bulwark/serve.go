@@ -12,9 +12,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/api/oidc"
@@ -158,9 +161,10 @@ func (s *server) httpDoor(name string, cert func(*tls.ClientHelloInfo) (*tls.Cer
 
 // grpcDoor serves health, the one gRPC contract so far.
 func (s *server) grpcDoor(cert func(*tls.ClientHelloInfo) (*tls.Certificate, error)) door {
-	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(tls13(cert))))
+	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(tls13(cert))), grpc.MaxConcurrentStreams(64),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 2 * time.Minute}), grpc.ConnectionTimeout(10*time.Second))
 	state := health.NewServer()
-	grpc_health_v1.RegisterHealthServer(srv, state)
+	grpc_health_v1.RegisterHealthServer(srv, probe{Server: state})
 	return door{
 		name:  "grpc",
 		serve: srv.Serve,
@@ -176,6 +180,16 @@ func (s *server) grpcDoor(cert func(*tls.ClientHelloInfo) (*tls.Certificate, err
 			return nil
 		},
 	}
+}
+
+// probe answers Check alone: a Watch needs no credential and would stay open,
+// and whoever opened many would hold our memory. Clients of the health protocol
+// take Unimplemented for "no watching here".
+type probe struct{ *health.Server }
+
+// Watch implements grpc_health_v1.HealthServer.
+func (probe) Watch(*grpc_health_v1.HealthCheckRequest, grpc_health_v1.Health_WatchServer) error {
+	return status.Error(codes.Unimplemented, "watching is not offered; ask with Check")
 }
 
 func tls13(cert func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {

@@ -47,6 +47,9 @@ type AssertionConfig struct {
 // not make the set unreadable for all.
 const maxAssertionKeys = 48
 
+// maxCached bounds what a kept assertion states, in bytes.
+const maxCached = 2 << 10
+
 // maxReuse bounds Reuse: what an upstream is told is never older.
 const maxReuse = 30 * time.Second
 
@@ -258,7 +261,11 @@ func (s *AssertionSigner) Sign(_ context.Context, c AssertionClaims) (string, er
 	if expires.Before(until) {
 		until = expires
 	}
-	state.cache.put(string(*buf), cached{token: token, until: until, expires: expires}, now)
+	// The cache is bounded by number: whoever asks for long paths must not fill
+	// it with megabytes.
+	if len(*buf) <= maxCached {
+		state.cache.put(string(*buf), cached{token: token, until: until, expires: expires}, now)
+	}
 	return token, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -340,6 +341,21 @@ func TestCacheUnderLoad(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// What is large is signed anew: the cache is bounded by number.
+func TestLargeAssertionsAreNotKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := signer(t, w, sts.AssertionConfig{})
+	c := full(w)
+	if sign(t, s, c) != sign(t, s, c) {
+		t.Error("an assertion of the usual size is not kept")
+	}
+	c.Path = "/" + strings.Repeat("x", 4<<10)
+	if sign(t, s, c) == sign(t, s, c) {
+		t.Error("a large assertion is kept")
+	}
 }
 
 // A hit of the cache is what nearly every request costs.
