@@ -82,7 +82,7 @@ func TestProve(t *testing.T) {
 	t.Parallel()
 	s := newSample(t)
 	for _, id := range s.ids {
-		p, err := audit.Prove(context.Background(), s.cfg.Dir, id, nil, s.cfg.Verifier)
+		p, err := audit.Prove(context.Background(), s.cfg.Dir, "", id, nil, s.cfg.Verifier)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,8 +99,11 @@ func TestProve(t *testing.T) {
 			t.Errorf("%s: %+v %v", id, ev, err)
 		}
 	}
-	if _, err := audit.Prove(context.Background(), s.cfg.Dir, tenant.RandomID(), nil, s.cfg.Verifier); fault.KindOf(err) != fault.NotFound {
+	if _, err := audit.Prove(context.Background(), s.cfg.Dir, "", tenant.RandomID(), nil, s.cfg.Verifier); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("unknown id: %v", err)
+	}
+	if _, err := audit.Prove(context.Background(), s.cfg.Dir, tenant.New().String(), s.ids[0], nil, s.cfg.Verifier); fault.KindOf(err) != fault.NotFound {
+		t.Errorf("another tenant's event: %v", err)
 	}
 }
 
@@ -129,7 +132,7 @@ func TestReadWhileWriting(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, func() bool {
-			_, err := audit.Prove(context.Background(), cfg.Dir, ev.ID, nil, cfg.Verifier)
+			_, err := audit.Prove(context.Background(), cfg.Dir, ev.Tenant.String(), ev.ID, nil, cfg.Verifier)
 			if err != nil && fault.KindOf(err) != fault.NotFound && fault.KindOf(err) != fault.Integrity {
 				t.Fatal(err)
 			}

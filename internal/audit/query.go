@@ -186,10 +186,11 @@ func (r *reading) events(fr frame) ([]ledger.Stored, error) {
 }
 
 // Prove makes the proof of the event with that id against the stored signed
-// head. The error has kind [fault.NotFound] when no block that the head covers
+// head. A tenant's id bounds the search to that tenant's events; empty means
+// all. The error has kind [fault.NotFound] when no block that the head covers
 // holds it (a running log signs a head every second), [fault.Integrity] when
 // the log does not fit its head.
-func Prove(ctx context.Context, dir, id string, fsys FS, v note.Verifier) (*ledger.Proof, error) {
+func Prove(ctx context.Context, dir, of, id string, fsys FS, v note.Verifier) (*ledger.Proof, error) {
 	if fsys == nil {
 		fsys = OS()
 	}
@@ -197,14 +198,14 @@ func Prove(ctx context.Context, dir, id string, fsys FS, v note.Verifier) (*ledg
 	var err error
 	// The edge tiles of a head go when the next one is written: try again.
 	for range 3 {
-		if p, err = prove(ctx, dir, id, fsys, v); err == nil || !errors.Is(err, os.ErrNotExist) {
+		if p, err = prove(ctx, dir, of, id, fsys, v); err == nil || !errors.Is(err, os.ErrNotExist) {
 			return p, err
 		}
 	}
 	return nil, err
 }
 
-func prove(ctx context.Context, dir, id string, fsys FS, v note.Verifier) (*ledger.Proof, error) {
+func prove(ctx context.Context, dir, of, id string, fsys FS, v note.Verifier) (*ledger.Proof, error) {
 	signed, err := readHead(fsys, dir)
 	if err != nil {
 		return nil, fault.Wrap(fault.Unavailable, "the signed head cannot be read", err)
@@ -213,11 +214,11 @@ func prove(ctx context.Context, dir, id string, fsys FS, v note.Verifier) (*ledg
 	if err != nil {
 		return nil, err
 	}
-	files, err := listSegments(fsys, dir)
+	r, err := newReading(fsys, dir, Filter{Tenant: of})
 	if err != nil {
-		return nil, fault.Wrap(fault.Unavailable, "the audit log cannot be read", err)
+		return nil, err
 	}
-	back := backwards(fsys, dir, files, 1<<groupCount-1)
+	back := backwards(fsys, dir, r.files, 1<<groupCount-1)
 	back.until = head.Size
 	defer back.close()
 	for ctx.Err() == nil {
@@ -228,7 +229,7 @@ func prove(ctx context.Context, dir, id string, fsys FS, v note.Verifier) (*ledg
 		if err != nil {
 			return nil, readError(err)
 		}
-		if len(fr.packed) == 0 {
+		if len(fr.packed) == 0 || !r.filter.inBlock(fr.block, r.tag) {
 			continue
 		}
 		if err := back.codec.Unpack(fr.block, fr.packed); err != nil {
@@ -243,7 +244,7 @@ func prove(ctx context.Context, dir, id string, fsys FS, v note.Verifier) (*ledg
 			if err != nil {
 				return nil, err
 			}
-			if ev.ID == id {
+			if ev.ID == id && r.filter.match(&ev) {
 				return proofOf(fsys, dir, fr.block, i, head, signed, v)
 			}
 		}

@@ -21,13 +21,10 @@ func priority(ev *ledger.Event) int {
 	switch ev.Class {
 	case ledger.System:
 		return priorityRevoke
-	case ledger.Mutation, ledger.AdminRead, ledger.KeyUse, ledger.Deny:
-		if urgent(ev.Action) {
+	case ledger.Mutation:
+		if urgent(ev.Action) { // not the refusal of one: anybody can ask
 			return priorityRevoke
 		}
-	}
-	switch ev.Class {
-	case ledger.Mutation:
 		return priorityMutation
 	case ledger.KeyUse:
 		return priorityKeyUse

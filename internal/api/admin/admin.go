@@ -131,14 +131,15 @@ type Config struct {
 
 type server struct {
 	Config
-	door *web.Limiter
+	door    *web.Limiter
+	readers readers
 }
 
 // New returns the server: a handler for every path below [Base].
 func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, door: web.NewLimiter(web.LimiterConfig{
 		Burst: 10, Refill: 6 * time.Second, Networks: 4096, Now: cfg.Now,
-	})}
+	}), readers: readers{of: map[tenant.ID]int{}}}
 	m := newMux(cfg)
 	for _, rt := range table() {
 		serve := s.guarded(rt)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"bulwark.example/internal/audit"
@@ -66,6 +67,11 @@ func exportAudit(s *server, c *call) (answer, error) {
 		}
 	}
 	return answer{stream: func(ctx context.Context, w http.ResponseWriter) error {
+		leave, err := s.readers.enter(c.tenant)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		ctx, cancel := context.WithTimeout(ctx, exportTime)
 		defer cancel()
 		h := w.Header()
@@ -107,7 +113,12 @@ func proveEvent(s *server, c *call) (answer, error) {
 	if !tenant.ValidID(id) {
 		return answer{}, errNoEvent
 	}
-	p, err := audit.Prove(c.r.Context(), s.AuditDir, id, nil, s.LogKey)
+	leave, err := s.readers.enter(c.tenant)
+	if err != nil {
+		return answer{}, err
+	}
+	defer leave()
+	p, err := audit.Prove(c.r.Context(), s.AuditDir, c.tenant.String(), id, nil, s.LogKey)
 	if fault.KindOf(err) == fault.NotFound && err != nil {
 		return answer{}, errNoEvent // word for word what a foreign event gives
 	}
@@ -146,6 +157,11 @@ func queryAudit(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	leave, err := s.readers.enter(c.tenant)
+	if err != nil {
+		return answer{}, err
+	}
+	defer leave()
 	f, err := eventFilter(c, q)
 	if err != nil {
 		return answer{}, err
@@ -215,4 +231,32 @@ func (p *place) passed(ev ledger.Stored) bool {
 		p.begun = true
 	}
 	return false
+}
+
+// maxReaders is how many readings of the log one tenant may have at a time: each
+// may walk all of it.
+const maxReaders = 4
+
+// readers counts the tenants' readings. It is safe for concurrent use.
+type readers struct {
+	mu sync.Mutex
+	of map[tenant.ID]int
+}
+
+// enter begins a reading; leave ends it. Kind Exhausted when the tenant has
+// enough of them.
+func (r *readers) enter(t tenant.ID) (leave func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of[t] == maxReaders {
+		return nil, fault.New(fault.Exhausted, "your tenant reads the audit log several times already; wait for one to end")
+	}
+	r.of[t]++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.of[t]--; r.of[t] == 0 {
+			delete(r.of, t)
+		}
+	}, nil
 }
