@@ -347,6 +347,7 @@ func (k *Keyring) event(ctx context.Context, t tenant.ID, action, resource strin
 	e := ledger.Event{
 		ID: tenant.RandomID(), Time: k.now(), Class: ledger.Mutation, Action: action, Tenant: t,
 		Resource: resource, Detail: map[string]string{"version": fmt.Sprint(version)},
+		Subject: "system", // unless somebody asked for it
 	}
 	if p := principal.From(ctx); p != nil {
 		e.Subject, e.ClientID = p.Subject.String(), p.ClientID

@@ -133,8 +133,8 @@ func TestChangesHaveTheirEvents(t *testing.T) {
 	}
 	for i, want := range []ledger.Event{
 		{Action: "key.create", Tenant: w.tenant, Resource: "key:k", Subject: subject.String(), ClientID: "client", Detail: map[string]string{"version": "1"}, Revision: relation.Revision{Store: w.system}},
-		{Action: "key.rotate", Tenant: w.tenant, Resource: "key:k", Detail: map[string]string{"version": "2"}, Revision: relation.Revision{Store: w.system}},
-		{Action: "kek.create", Tenant: id, Resource: "kek", Detail: map[string]string{"version": "1"}, Revision: relation.Revision{Store: system}},
+		{Action: "key.rotate", Tenant: w.tenant, Resource: "key:k", Subject: "system", Detail: map[string]string{"version": "2"}, Revision: relation.Revision{Store: w.system}},
+		{Action: "kek.create", Tenant: id, Resource: "kek", Subject: "system", Detail: map[string]string{"version": "1"}, Revision: relation.Revision{Store: system}},
 	} {
 		got := events[i]
 		if got.Class != ledger.Mutation || got.Action != want.Action || got.Tenant != want.Tenant || got.Resource != want.Resource ||

@@ -154,5 +154,12 @@ func TestTenantWithoutItsKey(t *testing.T) {
 	if r = w.Send("POST", admin.Base+"/tenants/late/resume", "", operator); r.Status != http.StatusNoContent {
 		t.Errorf("%d %s", r.Status, r.Body)
 	}
-	w.Events(audit.Filter{Action: "kek.create"}, func(all []ledger.Event) bool { return len(all) == 2 }) // the platform's and this
+	made := w.Events(audit.Filter{Action: "kek.create"}, func(all []ledger.Event) bool { return len(all) == 2 })
+	by := map[bool]string{}
+	for _, ev := range made {
+		by[ev.Tenant == tenant.Platform] = ev.Subject
+	}
+	if by[true] != "system" || by[false] != w.Subject("operator@platform") {
+		t.Errorf("the platform's key was made by %q, the tenant's by %q", by[true], by[false])
+	}
 }

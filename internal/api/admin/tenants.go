@@ -6,6 +6,7 @@ import (
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/jose"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/tenant"
 )
 
@@ -37,7 +38,7 @@ func createTenant(s *server, c *call) (answer, error) {
 		return answer{}, err
 	}
 	c.record.Take() // committed: what follows is an event of its own
-	if err := s.Keys.CreateKEK(c.r.Context(), t.Tenant, t.System); err != nil {
+	if err := s.Keys.CreateKEK(principal.With(c.r.Context(), c.who), t.Tenant, t.System); err != nil {
 		return answer{}, fault.Wrap(fault.Unavailable, "the tenant exists, its key does not yet; resume the tenant to make it", err)
 	}
 	return created(s.tenantOf(t)), nil
@@ -69,7 +70,7 @@ func resumeTenant(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if err := s.Keys.CreateKEK(c.r.Context(), t.Tenant, t.System); err != nil {
+	if err := s.Keys.CreateKEK(principal.With(c.r.Context(), c.who), t.Tenant, t.System); err != nil {
 		return answer{}, err
 	}
 	return done, s.Directory.SetTenantState(c.r.Context(), c.event(), t.Tenant, directory.Active)
