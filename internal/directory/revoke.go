@@ -121,7 +121,18 @@ func (d *Directory) longest(now time.Time) time.Time {
 	return now.Add(Skew + d.cfg.MaxToken + Skew)
 }
 
+// settling is how long after an epoch's transaction tokens may still be issued by
+// who has not seen its commit: those end too. Longer commits are the disk's
+// failure, and then nothing is issued either, because the event of a token waits
+// for the same disk.
+const settling = time.Second
+
 func (d *Directory) upsertRevocation(tx Tx, r *Revocation) error {
+	switch r.Kind {
+	case RevokeSubject, RevokeClient, RevokeTenant:
+		// Inside the transaction: it may have waited for others.
+		r.Before = d.cfg.Now().Add(settling)
+	}
 	if err := tx.Update(r); fault.KindOf(err) != fault.NotFound || err == nil {
 		return err
 	}
