@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -380,5 +381,18 @@ func TestReasonsAreClosed(t *testing.T) {
 	}
 	if len(seen) != 25 {
 		t.Errorf("%d reasons", len(seen))
+	}
+}
+
+// What is found before the signature counts is not told: it would list the
+// logins that are connected here, to anybody.
+func TestReasonsThatAreTold(t *testing.T) {
+	t.Parallel()
+	hidden := []Reason{Scheme, MultipleCredentials, Malformed, TooLarge, Algorithm, UnknownKey, Signature, Issuer, Audience, ConnectionDisabled,
+		KeysUnavailable, StaleDirectory, DirectoryUnavailable}
+	for _, r := range Reasons() {
+		if r.Told() == slices.Contains(hidden, r) {
+			t.Errorf("%s: told %v", r, r.Told())
+		}
 	}
 }

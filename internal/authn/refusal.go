@@ -8,7 +8,7 @@ import (
 )
 
 // Reason says why a credential was refused. The set is closed and becomes the
-// reason of audit events; callers of the product never see it.
+// reason of audit events; callers see it where [Reason.Told].
 type Reason string
 
 // The reasons.
@@ -60,6 +60,18 @@ func (r Reason) Kind() fault.Kind {
 		return fault.Unavailable
 	}
 	return fault.Unauthenticated
+}
+
+// Told reports whether the caller may be told the reason: there was no
+// credential, or it was found after the signature had verified, so that only who
+// holds a token of a login that is connected here learns of it. The others would
+// list those logins to anybody.
+func (r Reason) Told() bool {
+	switch r {
+	case Missing, NoExpiry, NoIssueTime, Expired, NotYetValid, LongLived, TokenType, BoundToken, Revoked, UnknownSubject, SubjectSuspended, TenantInactive:
+		return true
+	}
+	return false
 }
 
 // Refusal is the error of [Authenticator.Authenticate]. Its public text is the

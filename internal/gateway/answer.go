@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"bulwark.example/internal/authn"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/web"
@@ -19,15 +20,21 @@ func (x *exchange) refuse(v *guard.Verdict) {
 			// RFC 6750 section 3.1: only whoever sent a token is told about it.
 			x.Header().Set("WWW-Authenticate", `Bearer realm="bulwark", error="invalid_token"`)
 		}
-		// Why it is not valid is for the audit log: some reasons come before the
-		// signature is checked and would list the logins that are connected here.
-		x.problem(status, "a valid access token for this gateway is needed", "", "")
+		var reason string
+		if authn.Reason(v.Reason).Told() {
+			reason = v.Reason
+		}
+		x.problem(status, "a valid access token for this gateway is needed", reason, "")
 	case http.StatusForbidden:
 		x.problem(status, "the decision is in the audit log under its id", v.Reason, v.DecisionID)
 	case http.StatusNotFound:
 		x.problem(status, "", "", "")
 	default:
-		x.problem(status, "the request could not be decided; try again", v.Reason, "")
+		reason := v.Reason
+		if v.Reason == string(authn.KeysUnavailable) { // of a login that is connected here
+			reason = ""
+		}
+		x.problem(status, "the request could not be decided; try again", reason, "")
 	}
 }
 

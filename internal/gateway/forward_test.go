@@ -27,7 +27,7 @@ func TestRefusals(t *testing.T) {
 		challenge     string
 		want          map[string]any
 	}{
-		{"/open/x", "", 401, `Bearer realm="bulwark"`, map[string]any{}},
+		{"/open/x", "", 401, `Bearer realm="bulwark"`, map[string]any{"reason": "missing"}},
 		{"/open/x", "Bearer other", 401, `Bearer realm="bulwark", error="invalid_token"`, map[string]any{}},
 		{"/documents/seen", credential, 403, "", map[string]any{"reason": "no_relation", "decision_id": "decision-1"}},
 		{"/documents/hidden", credential, 404, "", map[string]any{}},
