@@ -38,6 +38,7 @@ func directoryCommands() []command {
 		{"service suspend", "NAME", "end all access of a service, at once", act("admin@acme", "suspended", (*admin.Client).SuspendService)},
 		{"service resume", "NAME", "let a suspended service go on", act("admin@acme", "resumed", (*admin.Client).ResumeService)},
 		{"service grant", "NAME AUDIENCE [--direct] [--scope S]", "let a service get tokens for an audience", grantAudience()},
+		{"service revoke-audience", "NAME AUDIENCE", "take the right to get tokens for an audience back", revokeAudience()},
 		{"service key", "NAME --out FILE", "make a key pair: the private half into FILE, the public half registered", makeKey()},
 		{"service keys", "NAME", "list a service's public keys", listKeys()},
 		{"service revoke-key", "NAME KID", "end a service's key", revokeKey()},

@@ -119,6 +119,16 @@ func revokeKey() func(context.Context, *call) error {
 	}.run
 }
 
+func revokeAudience() func(context.Context, *call) error {
+	return verb[done]{
+		as: "admin@acme", least: 2, most: 2,
+		do: func(ctx context.Context, c *admin.Client, args []string) (done, error) {
+			return said("took "+args[1]+" from "+args[0], c.RevokeAudience(ctx, args[0], args[1]))
+		},
+		human: printDone,
+	}.run
+}
+
 func install() func(context.Context, *call) error {
 	var in admin.NewInstallation
 	var scope string

@@ -330,6 +330,25 @@ func (d *Directory) GrantAudience(ctx context.Context, ev ledger.Event, owner te
 	return err
 }
 
+// RevokeAudience takes a grant back: the service gets no more tokens for the
+// audience. What it has lives on for the minutes that tokens live; revoking the
+// service as a client ends that too. Kind NotFound.
+func (d *Directory) RevokeAudience(ctx context.Context, ev ledger.Event, owner tenant.ID, service, audience string) error {
+	s, err := d.ResolveService(owner, service)
+	if err != nil {
+		return err
+	}
+	urn, err := d.ResolveAudience(owner, audience)
+	if err != nil {
+		return err
+	}
+	ev.Action, ev.Resource, ev.Detail = "audience.revoke", "service:"+s.ID, map[string]string{"audience": urn}
+	_, err = d.mutate(ctx, ev, owner, func(tx Tx) error {
+		return tx.Delete(&AudienceGrant{Tenant: owner, Service: s.ID, Audience: urn})
+	})
+	return err
+}
+
 // Install lets a platform service act in the tenant until expires (zero: until
 // it is removed). Kinds NotFound, Conflict.
 func (d *Directory) Install(ctx context.Context, ev ledger.Event, t tenant.ID, service string, scopes []string, expires time.Time) (*Installation, error) {

@@ -84,6 +84,7 @@ func table() []route {
 		{reads, "GET", "/services/{service}/keys", "service_key.list", "can_manage_services", own, listKeys},
 		{changes, "DELETE", "/services/{service}/keys/{kid}", "service_key.revoke", "can_suspend", own, revokeKey},
 		{changes, "POST", "/services/{service}/audiences", "audience.grant", "can_manage_services", own, grantAudience},
+		{changes, "DELETE", "/services/{service}/audiences/{audience}", "audience.revoke", "can_suspend", own, revokeAudience},
 		{reads, "GET", "/services/{service}/audiences", "audience.list", "can_manage_services", own, listAudiences},
 
 		{changes, "POST", "/installations", "installation.create", "can_install", own, install},

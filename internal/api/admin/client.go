@@ -256,6 +256,11 @@ func (c *Client) GrantAudience(ctx context.Context, service string, in Grant) (G
 	return post[Grant](ctx, c, at("/services/", service, "/audiences"), in)
 }
 
+// RevokeAudience takes a grant back.
+func (c *Client) RevokeAudience(ctx context.Context, service, audience string) error {
+	return c.do(ctx, "DELETE", at("/services/", service, "/audiences/", audience))
+}
+
 // Audiences lists what a service may get tokens for.
 func (c *Client) Audiences(ctx context.Context, service string, p Paging) (Page[Grant], error) {
 	return pages[Grant](ctx, c, at("/services/", service, "/audiences"), url.Values{}, p)

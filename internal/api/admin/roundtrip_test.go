@@ -215,6 +215,11 @@ func services(ctx context.Context, t *testing.T, w *world) {
 	if list := all(t, 1, func(p admin.Paging) (admin.Page[admin.Grant], error) { return boss.Audiences(ctx, "shop", p) }); !cmp.Equal(list, []admin.Grant{grant}) {
 		t.Errorf("grants %v", list)
 	}
+	must(t, boss.RevokeAudience(ctx, "shop", grant.Audience))
+	wantKind(t, boss.RevokeAudience(ctx, "shop", "authz"), fault.NotFound)
+	if list := all(t, 1, func(p admin.Paging) (admin.Page[admin.Grant], error) { return boss.Audiences(ctx, "shop", p) }); len(list) != 0 {
+		t.Errorf("grants after the last one was taken back: %v", list)
+	}
 	must(t, boss.SuspendService(ctx, "shop"))
 	must(t, boss.ResumeService(ctx, shop.ID))
 	if list := all(t, 1, func(p admin.Paging) (admin.Page[admin.Service], error) { return boss.Services(ctx, p) }); len(list) != 2 {

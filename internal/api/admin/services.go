@@ -126,6 +126,10 @@ func grantAudience(s *server, c *call) (answer, error) {
 	return created(Grant{Audience: urn, Scopes: req.Scopes, Direct: req.Direct}), nil
 }
 
+func revokeAudience(s *server, c *call) (answer, error) {
+	return done, s.Directory.RevokeAudience(c.r.Context(), c.event(), c.tenant, c.r.PathValue("service"), c.r.PathValue("audience"))
+}
+
 func listAudiences(s *server, c *call) (answer, error) {
 	v, err := s.service(c)
 	if err != nil {

@@ -39,7 +39,7 @@ func holder(rt admin.Row, home string) string {
 }
 
 // props are things of one tenant that routes can name.
-type props struct{ user, service, kid, role, connection, model, tenant, event string }
+type props struct{ user, service, kid, role, connection, model, tenant, event, audience string }
 
 // stock makes one of each in a tenant.
 func (w *world) stock(t *directory.Tenant) props {
@@ -51,18 +51,19 @@ func (w *world) stock(t *directory.Tenant) props {
 	service := got[admin.Service](w.T)(boss.CreateService(ctx, admin.NewService{Name: "prop"}))
 	kid, jwk := publicKey(w.T)
 	got[admin.Key](w.T)(boss.AddKey(ctx, "prop", admin.NewKey{Key: jwk}))
+	got[admin.Grant](w.T)(boss.GrantAudience(ctx, "prop", admin.Grant{Audience: "gateway"}))
 	connection := got[admin.Connection](w.T)(boss.CreateConnection(ctx, admin.NewConnection{
 		Name: "prop", Issuer: "https://" + t.Name + ".test", Audience: "x", Kind: "okta",
 	}))
 	m, _ := w.Authz.ActiveModel("docs")
 	event := w.Events(audit.Filter{Tenant: t.Tenant.String(), Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) > 0 })[0]
-	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String(), event.ID}
+	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String(), event.ID, "gateway"}
 }
 
 // path fills the pattern's variables.
 func (p props) path(rt admin.Row) string {
 	return admin.Base + strings.NewReplacer("{user}", p.user, "{service}", p.service, "{kid}", p.kid, "{role}", p.role,
-		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event).Replace(rt.Pattern)
+		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience).Replace(rt.Pattern)
 }
 
 // bodies has a good body for every route that takes one.
