@@ -3,7 +3,8 @@
 // A request is screened, bound to a route, decided by the guard, and forwarded
 // with an identity that the client cannot touch: every header by which a client
 // could speak in our name is removed, and ours are set after the removal of
-// hop-by-hop headers. Path and query leave as they were matched, byte for byte.
+// hop-by-hop headers. The path leaves as it was matched, byte for byte; a query
+// that servers read differently (";", bad escapes) is written in its clean form.
 package gateway
 
 import (
