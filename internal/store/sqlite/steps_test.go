@@ -97,6 +97,7 @@ type (
 		audit.Outbox
 		s     *steps
 		empty chan struct{} // an entry is received after each Done
+		busy  *sync.Mutex   // held from the first to the last step of a Done
 	}
 	stepStore struct {
 		directory.Store
@@ -163,6 +164,8 @@ func (o stepOutbox) Pending(ctx context.Context, limit int) ([]audit.OutboxEntry
 }
 
 func (o stepOutbox) Done(ctx context.Context, seqs []int64) error {
+	o.busy.Lock()
+	defer o.busy.Unlock()
 	o.s.at("outbox: acknowledge")
 	err := o.Outbox.Done(ctx, seqs)
 	o.s.at("outbox: acknowledged")
@@ -251,7 +254,7 @@ func lead(dir string, s *steps) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.outbox = stepOutbox{l.store.Outbox(), s, make(chan struct{}, 8)}
+	l.outbox = stepOutbox{l.store.Outbox(), s, make(chan struct{}, 8), &sync.Mutex{}}
 	drain, cancel := context.WithCancel(ctx)
 	l.end = cancel
 	go func() {
@@ -265,8 +268,15 @@ func lead(dir string, s *steps) (*life, error) {
 func (l *life) settle() error {
 	for {
 		left, err := l.outbox.Outbox.Pending(context.Background(), 1)
-		if err != nil || len(left) == 0 {
+		if err != nil {
 			return err
+		}
+		if len(left) == 0 {
+			// The rows may be gone while Done has yet to return: its last step
+			// belongs to this phase.
+			l.outbox.busy.Lock()
+			defer l.outbox.busy.Unlock()
+			return nil
 		}
 		l.log.Wake()
 		<-l.outbox.empty
