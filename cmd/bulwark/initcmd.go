@@ -211,7 +211,7 @@ func (o *initOptions) found(ctx context.Context, n *node) (*initResult, error) {
 	}
 	s := &seeder{n: n}
 	change := ledger.Change{Store: platform, Event: s.change("model.publish", tenant.Platform)}
-	if _, _, err := n.authz.PublishModel(ctx, change, n.plan.application, docsModel); err != nil {
+	if _, _, err := n.authz.PublishModel(ctx, change, n.plan.application, docsModel, true); err != nil {
 		return nil, err
 	}
 	code, _, err := d.Invite(ctx, ev, directory.Inviter{Tenant: tenant.Platform}, tenant.Platform, "operator", "")

@@ -326,14 +326,17 @@ func (n *node) openDecisions(ctx context.Context) error {
 		return err
 	}
 	n.authz, err = authz.New(ctx, authz.Config{
-		Store: n.store.Tuples(), MAC: mac, Epoch: n.instance.Epoch, Now: n.plan.now,
+		Store: n.store.Tuples(), Archive: n.store.Archive(), MAC: mac, Epoch: n.instance.Epoch, Now: n.plan.now,
 		Application: func(id relation.StoreID) (string, bool) {
 			g, err := n.directory.GraphByID(id)
 			if err != nil {
 				return "", false
 			}
-			if g.Kind == directory.SystemGraph {
+			switch g.Kind {
+			case directory.SystemGraph:
 				return authz.System, true
+			case directory.FreeGraph:
+				return authz.FreeApplication(id), true
 			}
 			return g.Application, true
 		},

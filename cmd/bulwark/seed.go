@@ -214,7 +214,7 @@ func (s *seeder) graph(ctx context.Context, state *devState) error {
 	}
 	if _, ok := s.n.authz.ActiveModel(devApplication); !ok {
 		ev := s.change("model.publish", tenant.Platform)
-		if _, _, err := s.n.authz.PublishModel(ctx, ledger.Change{Store: platform, Event: ev}, devApplication, docsModel); err != nil {
+		if _, _, err := s.n.authz.PublishModel(ctx, ledger.Change{Store: platform, Event: ev}, devApplication, docsModel, true); err != nil {
 			return err
 		}
 	}
@@ -228,12 +228,12 @@ func (s *seeder) graph(ctx context.Context, state *devState) error {
 		return err
 	}
 	user := func(name string) string { return "user:" + state.Users[name+"@acme"].ID }
-	_, err = s.n.authz.Write(ctx, ledger.Change{Store: store, Event: s.change("tuple.write", acme.Tenant)}, []relation.Tuple{
+	_, err = s.n.authz.Write(ctx, ledger.Change{Store: store, Event: s.change("tuple.write", acme.Tenant)}, "", authz.Write{Writes: []relation.Tuple{
 		{Object: "folder:plans", Relation: "owner", Subject: user("alice")},
 		{Object: "folder:plans", Relation: "editor", Subject: user("bob")},
 		{Object: "folder:plans", Relation: "viewer", Subject: user("carol")},
 		{Object: "document:roadmap", Relation: "parent", Subject: "folder:plans"},
-	}, nil)
+	}})
 	return err
 }
 

@@ -12,12 +12,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/health"
-	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/status"
 
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/api/oidc"
@@ -26,6 +20,7 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/gateway"
 	"bulwark.example/internal/route"
+	"bulwark.example/internal/store"
 )
 
 // roleNames are what `serve --roles` can start apart (DESIGN section 4). Those
@@ -51,9 +46,10 @@ type door struct {
 
 // server is a node that serves.
 type server struct {
-	node    *node
-	gateway *gateway.Gateway
-	doors   []door
+	node      *node
+	gateway   *gateway.Gateway
+	decisions *openfga.API // nil without the role pdp
+	doors     []door
 }
 
 // newServer builds the doors of the node's roles, in the order in which they
@@ -64,6 +60,14 @@ func newServer(ctx context.Context, n *node, d doors) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
+	var register func(grpc.ServiceRegistrar)
+	if slices.Contains(d.roles, "pdp") {
+		s.decisions = openfga.New(openfga.Config{
+			Guard: n.guard, Directory: n.directory, Authz: n.authz, Archive: n.store.Archive(), Logger: n.plan.log, Now: n.plan.now,
+		})
+		n.store.Subscribe(func(b store.Batch) { s.decisions.Changed(b.Store) })
+		register = s.decisions.Register
+	}
 	api, err := s.apiHandler(d.roles)
 	if err != nil {
 		return nil, err
@@ -71,7 +75,7 @@ func newServer(ctx context.Context, n *node, d doors) (*server, error) {
 	s.doors = append(s.doors, gw...)
 	s.doors = append(s.doors,
 		s.httpDoor("api", d.apiTLS, api),
-		s.grpcDoor(d.apiTLS),
+		grpcDoor(n.plan.log, d.apiTLS, register),
 		s.httpDoor("ops", d.apiTLS, s.opsHandler()),
 	)
 	return s, nil
@@ -112,10 +116,8 @@ func (s *server) apiHandler(roles []string) (http.Handler, error) {
 		return nil, err
 	}
 	mounts := []mount{{"/oauth2/", tokens}, {"/.well-known/", tokens}}
-	if slices.Contains(roles, "pdp") {
-		mounts = append(mounts, mount{"/stores", openfga.New(openfga.Config{
-			Guard: n.guard, Directory: n.directory, Authz: n.authz, Logger: n.plan.log, Now: n.plan.now,
-		})})
+	if s.decisions != nil {
+		mounts = append(mounts, mount{"/stores", s.decisions})
 	}
 	if slices.Contains(roles, "console") {
 		mounts = append(mounts, mount{admin.Base + "/", admin.New(admin.Config{
@@ -147,6 +149,9 @@ func (s *server) httpDoor(name string, cert func(*tls.ClientHelloInfo) (*tls.Cer
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		TLSConfig: tls13(cert), ErrorLog: quiet(s.node.plan.log),
 	}
+	if s.decisions != nil {
+		srv.RegisterOnShutdown(s.decisions.Drain) // streams would outlast the drain
+	}
 	return door{
 		name: name,
 		serve: func(l net.Listener) error {
@@ -157,39 +162,6 @@ func (s *server) httpDoor(name string, cert func(*tls.ClientHelloInfo) (*tls.Cer
 		},
 		shutdown: srv.Shutdown,
 	}
-}
-
-// grpcDoor serves health, the one gRPC contract so far.
-func (s *server) grpcDoor(cert func(*tls.ClientHelloInfo) (*tls.Certificate, error)) door {
-	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(tls13(cert))), grpc.MaxConcurrentStreams(64),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 2 * time.Minute}), grpc.ConnectionTimeout(10*time.Second))
-	state := health.NewServer()
-	grpc_health_v1.RegisterHealthServer(srv, probe{Server: state})
-	return door{
-		name:  "grpc",
-		serve: srv.Serve,
-		shutdown: func(ctx context.Context) error {
-			state.Shutdown()
-			done := make(chan struct{})
-			go func() { srv.GracefulStop(); close(done) }()
-			select {
-			case <-done:
-			case <-ctx.Done():
-				srv.Stop()
-			}
-			return nil
-		},
-	}
-}
-
-// probe answers Check alone: a Watch needs no credential and would stay open,
-// and whoever opened many would hold our memory. Clients of the health protocol
-// take Unimplemented for "no watching here".
-type probe struct{ *health.Server }
-
-// Watch implements grpc_health_v1.HealthServer.
-func (probe) Watch(*grpc_health_v1.HealthCheckRequest, grpc_health_v1.Health_WatchServer) error {
-	return status.Error(codes.Unimplemented, "watching is not offered; ask with Check")
 }
 
 func tls13(cert func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {

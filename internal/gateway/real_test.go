@@ -116,7 +116,7 @@ func newWorld(t testing.TB) *world {
 	by := ledger.Event{Subject: "system"}
 	must[*directory.Tenant](t)(w.directory.CreatePlatform(ctx, by))
 	w.authz = must[*authz.Engine](t)(authz.New(ctx, authz.Config{
-		Store: w.store.Tuples(), MAC: secret.Random(32), Epoch: 1, Now: w.now,
+		Store: w.store.Tuples(), Archive: w.store.Archive(), MAC: secret.Random(32), Epoch: 1, Now: w.now,
 		Application: func(id relation.StoreID) (string, bool) {
 			g, err := w.directory.GraphByID(id)
 			switch {
@@ -180,13 +180,13 @@ func (w *world) people(t testing.TB) {
 	change := func(s relation.StoreID, action string, of tenant.ID) ledger.Change {
 		return ledger.Change{Store: s, Event: ledger.Event{ID: tenant.RandomID(), Time: w.now(), Class: ledger.Mutation, Action: action, Tenant: of, Subject: "system"}}
 	}
-	if _, _, err := w.authz.PublishModel(ctx, change(platform, "model.publish", tenant.Platform), "docs", testModel); err != nil {
+	if _, _, err := w.authz.PublishModel(ctx, change(platform, "model.publish", tenant.Platform), "docs", testModel, true); err != nil {
 		t.Fatal(err)
 	}
-	must[relation.Revision](t)(w.authz.Write(ctx, change(graph, "tuple.write", w.tenants["acme"].Tenant), []relation.Tuple{
+	must[relation.Revision](t)(w.authz.Write(ctx, change(graph, "tuple.write", w.tenants["acme"].Tenant), "", authz.Write{Writes: []relation.Tuple{
 		{Object: "document:roadmap", Relation: "editor", Subject: "user:" + w.users["alice@acme"]},
 		{Object: "document:roadmap", Relation: "viewer", Subject: "user:" + w.users["carol@acme"]},
-	}, nil))
+	}}))
 }
 
 // token is a good access token for the gateway, with changes.

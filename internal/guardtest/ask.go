@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
@@ -51,7 +52,7 @@ func (w *World) Write(tuples ...relation.Tuple) relation.Revision {
 	w.T.Helper()
 	graph, err := w.Directory.DefaultGraph(w.Acme.Tenant, "docs")
 	w.Must(err)
-	rev, err := w.Authz.Write(context.Background(), w.change(graph, "tuple.write", w.Acme.Tenant), tuples, nil)
+	rev, err := w.Authz.Write(context.Background(), w.change(graph, "tuple.write", w.Acme.Tenant), "", authz.Write{Writes: tuples})
 	w.Must(err)
 	return rev
 }

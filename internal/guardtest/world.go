@@ -168,11 +168,14 @@ func (w *World) openEngines(ctx context.Context) {
 	})
 	w.Must(err)
 	w.Authz, err = authz.New(ctx, authz.Config{
-		Store: w.Store.Tuples(), MAC: secret.Random(32), Epoch: 1, Now: w.Now,
+		Store: w.Store.Tuples(), Archive: w.Store.Archive(), MAC: secret.Random(32), Epoch: 1, Now: w.Now,
 		Application: func(id relation.StoreID) (string, bool) {
 			g, err := w.Directory.GraphByID(id)
 			if err != nil {
 				return "", false
+			}
+			if g.Kind == directory.FreeGraph {
+				return authz.FreeApplication(id), true
 			}
 			return g.Application, true // a system store's is authz.System
 		},
@@ -218,7 +221,7 @@ func (w *World) populate(ctx context.Context) {
 	w.Must(err)
 	w.Globex, err = w.Directory.CreateTenant(ctx, by, "globex")
 	w.Must(err)
-	_, _, err = w.Authz.PublishModel(ctx, w.change(w.Platform.System, "model.publish", tenant.Platform), "docs", Docs)
+	_, _, err = w.Authz.PublishModel(ctx, w.change(w.Platform.System, "model.publish", tenant.Platform), "docs", Docs, true)
 	w.Must(err)
 	for _, t := range []*directory.Tenant{w.Platform, w.Acme, w.Globex} {
 		for _, role := range []string{"operator", "administrator", "access_manager", "policy_author", "auditor", "nobody"} {

@@ -24,21 +24,31 @@ const MaxDepth = 16
 // the rules of [Unmarshal]. The error has kind [fault.Invalid], or
 // [fault.TooLarge] for a body over the Mux's limit.
 func Decode(r *http.Request, v any) error {
+	raw, err := Body(r)
+	if err != nil {
+		return err
+	}
+	return Unmarshal(raw, v)
+}
+
+// Body reads a body of JSON whole, for who decodes it without [Unmarshal]. The
+// error is as [Decode]'s.
+func Body(r *http.Request) ([]byte, error) {
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return fault.New(fault.Invalid, "the body must be JSON, with Content-Type: application/json")
+		return nil, fault.New(fault.Invalid, "the body must be JSON, with Content-Type: application/json")
 	}
 	if len(r.Header.Values("Content-Encoding")) > 0 {
-		return fault.New(fault.Invalid, "the body must not be compressed")
+		return nil, fault.New(fault.Invalid, "the body must not be compressed")
 	}
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
 		var over *http.MaxBytesError
 		if errors.As(err, &over) {
-			return fault.New(fault.TooLarge, fmt.Sprintf("the body is over the limit of %d bytes", over.Limit))
+			return nil, fault.New(fault.TooLarge, fmt.Sprintf("the body is over the limit of %d bytes", over.Limit))
 		}
-		return fault.Wrap(fault.Invalid, "the body did not arrive whole", err)
+		return nil, fault.Wrap(fault.Invalid, "the body did not arrive whole", err)
 	}
-	return Unmarshal(raw, v)
+	return raw, nil
 }
 
 // Empty refuses a body. The error has kind [fault.Invalid].

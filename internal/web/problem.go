@@ -141,8 +141,17 @@ func send(w http.ResponseWriter, status int, contentType string, v any) error {
 	if err != nil {
 		return fault.Wrap(fault.Internal, "the answer does not encode", err)
 	}
+	write(w, status, contentType, body)
+	return nil
+}
+
+// SendRaw answers with bytes that are JSON already.
+func SendRaw(w http.ResponseWriter, status int, body []byte) {
+	write(w, status, "application/json", body)
+}
+
+func write(w http.ResponseWriter, status int, contentType string, body []byte) {
 	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
 	_, _ = w.Write(append(body, '\n')) // the peer is gone: nobody is left to tell
-	return nil
 }

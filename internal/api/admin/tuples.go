@@ -34,7 +34,7 @@ func publishModel(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	id, _, err := s.Authz.PublishModel(c.r.Context(), s.change(c, system, "application:"+app), app, req.DSL)
+	id, _, err := s.Authz.PublishModel(c.r.Context(), s.change(c, system, "application:"+app), app, req.DSL, true)
 	if err != nil {
 		return answer{}, err
 	}
@@ -103,7 +103,7 @@ func writeTuples(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	rev, err := s.Authz.Write(c.r.Context(), s.change(c, store, "store:"+string(store)), writes, deletes)
+	rev, err := s.Authz.Write(c.r.Context(), s.change(c, store, "store:"+string(store)), "", authz.Write{Writes: writes, Deletes: deletes})
 	if err != nil {
 		return answer{}, err
 	}
@@ -148,7 +148,11 @@ func readTuples(s *server, c *call) (answer, error) {
 		return answer{}, err
 	}
 	c.about("store:" + string(store))
-	return ok(Page[relation.Tuple]{Items: found.Tuples, Next: found.Next}), nil
+	list := make([]relation.Tuple, len(found.Tuples))
+	for i, t := range found.Tuples {
+		list[i] = t.Tuple
+	}
+	return ok(Page[relation.Tuple]{Items: list, Next: found.Next}), nil
 }
 
 func explain(s *server, c *call) (answer, error) {

@@ -1,186 +1,217 @@
-// Package openfga answers the part of the OpenFGA HTTP API that a program needs to ask for decisions.
+// Package openfga is OpenFGA's API, over HTTP with JSON as well as over gRPC.
 //
-// Offered are the list of stores, and check, write and read of default stores.
-// Paths, bodies and errors have OpenFGA's form, so that its clients work
-// unchanged; what is well formed and not offered here is refused with a clear
-// text, never ignored.
+// Both doors serve one implementation: a handler takes OpenFGA's request message
+// and gives its answer. JSON is read into the same messages, without a hop to
+// ourselves. Paths, bodies, error codes and pages are OpenFGA's, so that its
+// clients work unchanged. Stricter than OpenFGA are: unknown members of a body
+// and unknown parameters are refused, never ignored. Wider is Read, which takes
+// any filter, also a user alone.
 //
-// A caller sees the default stores of its own tenant. Any other store, a system
-// store and another tenant's alike, is not listed and answers exactly like one
-// that does not exist, and asking for it is recorded as a refusal. Whatever the
-// request says, the tenant is the credential's.
+// A caller sees its tenant's default stores, whose models are the operator's:
+// WriteAuthorizationModel makes a proposal there, which answers who names its
+// id. Beside them are the tenant's free stores, made and deleted here, in each
+// of which the newest model is in force. Any other store, a system store and
+// another tenant's alike, is not listed and answers exactly like one that does
+// not exist, and asking for it is recorded as a refusal. Whatever the request
+// says, the tenant is the credential's.
 //
-// A service needs a token for the audience "authz" to check and to find the
-// store that it checks in. People need can_check in their tenant; to write or
-// read tuples, can_write_tuples or can_read_tuples are needed by both.
+// A service needs a token for the audience "authz" to ask questions and to find
+// the store that it asks in; people need can_check in their tenant too. The
+// other relations are needed by both: see the table of operations.
+//
+// Beyond OpenFGA there are headers, under the same names in lower case as gRPC
+// metadata: [RevisionHeader], [AtLeastHeader], [PageSizeHeader] and what belongs
+// to pages of lists; and GET /stores/{store_id}/watch, a stream of changes.
 package openfga
 
 import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
-	"bulwark.example/internal/audit"
+	fga "github.com/openfga/api/proto/openfga/v1"
+	"google.golang.org/grpc"
+
 	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
-	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/ledger"
-	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
-	"bulwark.example/internal/tenant"
 	"bulwark.example/internal/web"
 )
 
-// RevisionHeader carries the consistency token of an answer.
-const RevisionHeader = "Bulwark-Revision"
+// The headers beyond OpenFGA's. gRPC metadata has the names in lower case.
+const (
+	RevisionHeader   = "Bulwark-Revision"    // of an answer: the consistency token
+	AtLeastHeader    = "Bulwark-At-Least"    // of a request: a consistency token that the answer must not be older than
+	PageSizeHeader   = "Bulwark-Page-Size"   // of a request for a list: without it the list comes whole
+	CursorHeader     = "Bulwark-Cursor"      // of a request for a list: the Next-Cursor of the page before
+	NextCursorHeader = "Bulwark-Next-Cursor" // of a list: there is another page
+	TruncatedHeader  = "Bulwark-Truncated"   // of a list: "true" if the work for it met its bound
+)
 
-// route is one row of the part that is offered.
-type route struct {
-	pattern  string
-	action   string
-	relation string       // on the own tenant's system object
-	services bool         // services need only the token's audience
-	all      bool         // is about all stores of the caller, not about one
-	class    ledger.Class // of an answered request
-	handle   func(*server, *call) (any, error)
-}
+// modelHeader is OpenFGA's: the id of the model that answered.
+const modelHeader = "Openfga-Authorization-Model-Id"
 
-func table() []route {
-	const relationToo, audienceAlone, one, all = false, true, false, true
-	return []route{
-		{"GET /stores", "store.list", "can_check", audienceAlone, all, ledger.AdminRead, listStores},
-		{"GET /stores/{store_id}", "store.get", "can_check", audienceAlone, one, ledger.AdminRead, getStore},
-		{"POST /stores/{store_id}/check", "decision.check", "can_check", audienceAlone, one, ledger.Check, check},
-		{"POST /stores/{store_id}/write", "tuple.write", "can_write_tuples", relationToo, one, ledger.Mutation, write},
-		{"POST /stores/{store_id}/read", "tuple.read", "can_read_tuples", relationToo, one, ledger.AdminRead, read},
-	}
-}
-
-// Config names what the server works with. All fields are needed.
+// Config names what the API works with. All fields are needed.
 type Config struct {
 	Guard     *guard.Guard
 	Directory *directory.Directory
 	Authz     *authz.Engine
+	Archive   authz.Archive
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
 
-type server struct{ Config }
-
-// New returns the server: a handler for every path below /stores.
-func New(cfg Config) http.Handler {
-	s := &server{cfg}
-	m := web.NewMux(web.Config{Logger: cfg.Logger, Refuse: refuse})
-	for _, rt := range table() {
-		m.Handle(rt.pattern, s.guarded(rt))
-	}
-	return m
+// API serves both doors. It is safe for concurrent use.
+type API struct {
+	Config
+	audience string
+	mux      *web.Mux
+	streams  *web.Mux
+	watches  watches
 }
 
-// call is one request of a principal. It belongs to one goroutine.
-type call struct {
-	r      *http.Request
-	header http.Header // of the answer
-	tenant tenant.ID
-	begun  ledger.Event // as the guard left it
-	record *audit.Record
-	store  *directory.Graph // a default store of the tenant; nil on a route about all
+// The operations, by what they need and how they are recorded.
+const (
+	people     = true // only people need the relation
+	everybody  = false
+	aboutStore = false
+	aboutAll   = true
+)
+
+var (
+	opCreateStore = operation[*fga.CreateStoreRequest, *fga.CreateStoreResponse]{
+		rule:    rule{"store.create", "can_manage_stores", everybody, aboutAll, ledger.Mutation},
+		pattern: "POST /stores", status: http.StatusCreated, handle: createStore,
+	}
+	opListStores = operation[*fga.ListStoresRequest, *fga.ListStoresResponse]{
+		rule:    rule{"store.list", "can_check", people, aboutAll, ledger.AdminRead},
+		pattern: "GET /stores", query: []string{"page_size", "continuation_token", "name"}, handle: listStores,
+	}
+	opGetStore = operation[*fga.GetStoreRequest, *fga.GetStoreResponse]{
+		rule:    rule{"store.get", "can_check", people, aboutStore, ledger.AdminRead},
+		pattern: "GET /stores/{store_id}", handle: getStore,
+	}
+	opDeleteStore = operation[*fga.DeleteStoreRequest, *fga.DeleteStoreResponse]{
+		rule:    rule{"store.delete", "can_manage_stores", everybody, aboutStore, ledger.Mutation},
+		pattern: "DELETE /stores/{store_id}", status: http.StatusNoContent, handle: deleteStore,
+	}
+	opCheck = operation[*fga.CheckRequest, *fga.CheckResponse]{
+		rule:    rule{"decision.check", "can_check", people, aboutStore, ledger.Check},
+		pattern: "POST /stores/{store_id}/check", valid: validCheck, encode: encodeCheck, handle: check,
+	}
+	opBatchCheck = operation[*fga.BatchCheckRequest, *fga.BatchCheckResponse]{
+		rule:    rule{"decision.batch", "can_check", people, aboutStore, ledger.Check},
+		pattern: "POST /stores/{store_id}/batch-check", valid: validBatch, handle: batchCheck,
+	}
+	opListObjects = operation[*fga.ListObjectsRequest, *fga.ListObjectsResponse]{
+		rule:    rule{"decision.list_objects", "can_check", people, aboutStore, ledger.Check},
+		pattern: "POST /stores/{store_id}/list-objects", handle: listObjects,
+	}
+	opStreamedListObjects = operation[*fga.StreamedListObjectsRequest, *fga.ListObjectsResponse]{
+		rule:    rule{"decision.list_objects", "can_check", people, aboutStore, ledger.Check},
+		pattern: "POST /stores/{store_id}/streamed-list-objects", encode: encodeStream, handle: streamedListObjects,
+	}
+	opListUsers = operation[*fga.ListUsersRequest, *fga.ListUsersResponse]{
+		rule:    rule{"decision.list_users", "can_check", people, aboutStore, ledger.Check},
+		pattern: "POST /stores/{store_id}/list-users", handle: listUsers,
+	}
+	opExpand = operation[*fga.ExpandRequest, *fga.ExpandResponse]{
+		rule:    rule{"decision.expand", "can_check", people, aboutStore, ledger.Check},
+		pattern: "POST /stores/{store_id}/expand", handle: expand,
+	}
+	opWrite = operation[*fga.WriteRequest, *fga.WriteResponse]{
+		rule:    rule{"tuple.write", "can_write_tuples", everybody, aboutStore, ledger.Mutation},
+		pattern: "POST /stores/{store_id}/write", handle: write,
+	}
+	opRead = operation[*fga.ReadRequest, *fga.ReadResponse]{
+		rule:    rule{"tuple.read", "can_read_tuples", everybody, aboutStore, ledger.AdminRead},
+		pattern: "POST /stores/{store_id}/read", handle: read,
+	}
+	opReadChanges = operation[*fga.ReadChangesRequest, *fga.ReadChangesResponse]{
+		rule:    rule{"tuple.changes", "can_read_tuples", everybody, aboutStore, ledger.AdminRead},
+		pattern: "GET /stores/{store_id}/changes", query: []string{"type", "page_size", "continuation_token", "start_time"}, handle: readChanges,
+	}
+	opWatch = operation[*fga.ReadChangesRequest, *fga.ReadChangesResponse]{
+		rule:    rule{"tuple.watch", "can_read_tuples", everybody, aboutStore, ledger.AdminRead},
+		pattern: "GET /stores/{store_id}/watch", query: []string{"type", "continuation_token", "start_time"}, handle: readChanges,
+	}
+	opWriteModel = operation[*fga.WriteAuthorizationModelRequest, *fga.WriteAuthorizationModelResponse]{
+		rule:    rule{"model.write", "can_publish_model", everybody, aboutStore, ledger.Mutation},
+		pattern: "POST /stores/{store_id}/authorization-models", status: http.StatusCreated, handle: writeModel,
+	}
+	opReadModel = operation[*fga.ReadAuthorizationModelRequest, *fga.ReadAuthorizationModelResponse]{
+		rule:    rule{"model.read", "can_read_model", everybody, aboutStore, ledger.AdminRead},
+		pattern: "GET /stores/{store_id}/authorization-models/{id}", handle: readModel,
+	}
+	opReadModels = operation[*fga.ReadAuthorizationModelsRequest, *fga.ReadAuthorizationModelsResponse]{
+		rule:    rule{"model.list", "can_read_model", everybody, aboutStore, ledger.AdminRead},
+		pattern: "GET /stores/{store_id}/authorization-models", query: []string{"page_size", "continuation_token"}, handle: readModels,
+	}
+	opWriteAssertions = operation[*fga.WriteAssertionsRequest, *fga.WriteAssertionsResponse]{
+		rule:    rule{"assertion.write", "can_publish_model", everybody, aboutStore, ledger.Mutation},
+		pattern: "PUT /stores/{store_id}/assertions/{authorization_model_id}", status: http.StatusNoContent, handle: writeAssertions,
+	}
+	opReadAssertions = operation[*fga.ReadAssertionsRequest, *fga.ReadAssertionsResponse]{
+		rule:    rule{"assertion.read", "can_read_model", everybody, aboutStore, ledger.AdminRead},
+		pattern: "GET /stores/{store_id}/assertions/{authorization_model_id}", handle: readAssertions,
+	}
+)
+
+// New returns the API. The wiring tells [API.Changed] of every committed change.
+func New(cfg Config) *API {
+	a := &API{Config: cfg, audience: cfg.Directory.Audience("authz")}
+	a.watches.init()
+	a.mux = web.NewMux(web.Config{Logger: cfg.Logger, Refuse: refuse})
+	a.streams = web.NewMux(web.Config{Logger: cfg.Logger, Refuse: refuse, Timeout: maxWatch})
+	opCreateStore.mount(a)
+	opListStores.mount(a)
+	opGetStore.mount(a)
+	opDeleteStore.mount(a)
+	opCheck.mount(a)
+	opBatchCheck.mount(a)
+	opListObjects.mount(a)
+	opStreamedListObjects.mount(a)
+	opListUsers.mount(a)
+	opExpand.mount(a)
+	opWrite.mount(a)
+	opRead.mount(a)
+	opReadChanges.mount(a)
+	opWriteModel.mount(a)
+	opReadModel.mount(a)
+	opReadModels.mount(a)
+	opWriteAssertions.mount(a)
+	opReadAssertions.mount(a)
+	a.streams.Handle(opWatch.pattern, a.watch)
+	return a
 }
 
-// guarded serves a route behind the guard.
-func (s *server) guarded(rt route) web.Handler {
-	audience := s.Directory.Audience("authz")
-	need := &guard.Requirement{System: true, Relation: rt.relation}
-	return func(w http.ResponseWriter, r *http.Request) error {
-		req := &guard.Request{
-			Action: rt.action, Route: rt.action, Method: r.Method, RequestID: web.RequestID(r),
-			Authorization: web.Authorization(r), Source: web.Source(r), Audience: audience,
-		}
-		if !rt.services {
-			req.Require = need
-		}
-		if rt.class == ledger.Mutation {
-			req.Class = rt.class // a mutation's share of the disk's reserve
-		}
-		v, rec := s.Guard.Check(r.Context(), req)
-		if !v.Allowed {
-			return refused(rt, v.Kind)
-		}
-		c := &call{r: r, header: http.Header{}, tenant: v.Principal.Tenant, begun: rec.Event, record: rec}
-		failed(rec, fault.Internal) // until the outcome is known; a panic leaves it that way
-		defer func() { _ = rec.Close(context.WithoutCancel(r.Context())) }()
-
-		out, err := s.run(rt, c, v.Principal.Subject, need)
-		switch kind := fault.KindOf(err); {
-		case err == nil && rt.class == ledger.Mutation:
-			rec.Take() // committed with the change
-		case err == nil && rt.class == ledger.Check:
-			rec.Event.Class = rt.class // the handler wrote its answer into the event
-		case err == nil:
-			rec.Event.Class, rec.Event.Decision, rec.Event.Reason = rt.class, c.begun.Decision, c.begun.Reason
-		case rt.class == ledger.Check && kind != fault.Denied && kind != fault.NotFound:
-			failed(rec, kind) // an answer to a question, not a refusal of the asker
-			rec.Event.Class = ledger.Check
-		default:
-			failed(rec, kind)
-		}
-		if closing := rec.Close(r.Context()); closing != nil {
-			return fault.Wrap(fault.Unavailable, "the audit log cannot take the event; try again later", closing)
-		}
-		if err != nil {
-			return err
-		}
-		for name, values := range c.header {
-			w.Header()[name] = values
-		}
-		return web.Send(w, http.StatusOK, out)
+// ServeHTTP serves every path below /stores.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasSuffix(r.URL.Path, "/watch") {
+		a.streams.ServeHTTP(w, r)
+		return
 	}
+	a.mux.ServeHTTP(w, r)
 }
 
-// run finds the store and hands over to the route's handler.
-func (s *server) run(rt route, c *call, who principal.Subject, need *guard.Requirement) (any, error) {
-	if rt.services && who.Kind != principal.Service {
-		v, err := s.Guard.Explain(c.r.Context(), c.tenant, who.String(), need)
-		if err != nil {
-			return nil, err
-		}
-		if !v.Allowed {
-			c.record.Event.Relation = need.Relation
-			return nil, refused(rt, v.Kind)
-		}
-	}
-	if rt.all {
-		return rt.handle(s, c)
-	}
-	g, err := s.Directory.Graph(c.tenant, relation.StoreID(c.r.PathValue("store_id")))
-	if err != nil || g.Kind != directory.DefaultGraph {
-		return nil, errNoStore
-	}
-	c.store = g
-	c.record.Event.Resource = "store:" + string(g.ID)
-	return rt.handle(s, c)
-}
+// Register makes the gRPC server answer as openfga.v1.OpenFGAService.
+func (a *API) Register(s grpc.ServiceRegistrar) { fga.RegisterOpenFGAServiceServer(s, service{api: a}) }
 
-// model holds the request to the active model: other versions answer nobody yet.
-func (s *server) model(c *call, asked string) error {
-	m, ok := s.Authz.ActiveModel(c.store.Application)
-	switch {
-	case !ok:
-		return errNoModel
-	case asked != "" && asked != m.ID():
-		return errOtherModel
+// Changed wakes who watches the store.
+func (a *API) Changed(store relation.StoreID) { a.watches.changed(store) }
+
+// Drain ends every watch, so that a server can shut down. New ones are refused.
+func (a *API) Drain() { a.watches.end() }
+
+// bounded ends what a client without a deadline of its own asks for: whatever
+// web does for requests over HTTP. A check needs none: its work is bounded.
+func bounded(ctx context.Context, class ledger.Class) (context.Context, context.CancelFunc) {
+	if class == ledger.Check {
+		return ctx, func() {}
 	}
-	return nil
-}
-
-// reveal puts the consistency token into the answer.
-func (s *server) reveal(c *call, rev relation.Revision) {
-	c.header.Set(RevisionHeader, s.Authz.Token(rev))
-}
-
-// failed makes the record that of a refusal of a verified principal.
-func failed(rec *audit.Record, kind fault.Kind) {
-	rec.Event.Class, rec.Event.Decision, rec.Event.Reason = ledger.Deny, "deny", kind.String()
+	return context.WithTimeout(ctx, web.DefaultTimeout)
 }

@@ -1,28 +1,73 @@
 package openfga_test
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
+
+	fga "github.com/openfga/api/proto/openfga/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 
 	"bulwark.example/internal/api/openfga"
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/store"
 )
 
-// world is a node with the check API for a door.
+// world is a node with the API for a door, over HTTP and over gRPC.
 type world struct {
 	*guardtest.World
+	api  *openfga.API
 	door guardtest.Door
+	grpc fga.OpenFGAServiceClient
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{World: guardtest.New(t)}
-	w.door = w.Serve(openfga.New(openfga.Config{
-		Guard: w.Guard, Directory: w.Directory, Authz: w.Authz, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.Now,
-	}))
+	w.api = openfga.New(openfga.Config{
+		Guard: w.Guard, Directory: w.Directory, Authz: w.Authz, Archive: w.Store.Archive(),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.Now,
+	})
+	w.Store.Subscribe(func(b store.Batch) { w.api.Changed(b.Store) })
+	w.door = w.Serve(w.api)
+	t.Cleanup(w.api.Drain) // or the door would wait for what watches
+	w.dial()
 	return w
+}
+
+// dial serves gRPC over TLS 1.3 on loopback.
+func (w *world) dial() {
+	w.T.Helper()
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, Certificates: w.door.TLS.Certificates})))
+	w.api.Register(server)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	w.Must(err)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }() // ends with Stop
+	roots := x509.NewCertPool()
+	roots.AddCert(w.door.Certificate())
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "example.com"})))
+	w.Must(err)
+	w.T.Cleanup(func() {
+		_ = conn.Close()
+		server.Stop()
+		<-served
+	})
+	w.grpc = fga.NewOpenFGAServiceClient(conn)
+}
+
+// as is a context for gRPC with somebody's token for authz, and further pairs.
+func (w *world) as(who string, pairs ...string) context.Context {
+	w.T.Helper()
+	pairs = append(pairs, "authorization", "Bearer "+w.Token(who, "authz"))
+	return metadata.AppendToOutgoingContext(context.Background(), pairs...)
 }
 
 // send makes a request as it is.
@@ -51,4 +96,37 @@ func (w *world) graph(tenantName string) relation.StoreID {
 	id, err := w.Directory.DefaultGraph(t.Tenant, "docs")
 	w.Must(err)
 	return id
+}
+
+// free makes a free store of acme with the model, empty for none.
+func (w *world) free(model string) relation.StoreID {
+	w.T.Helper()
+	s, err := w.grpc.CreateStore(w.as("access_manager@acme"), &fga.CreateStoreRequest{Name: "a free store"})
+	w.Must(err)
+	if model != "" {
+		w.publish(s.GetId(), model)
+	}
+	return relation.StoreID(s.GetId())
+}
+
+// publish writes a model, as its id.
+func (w *world) publish(store, model string) string {
+	w.T.Helper()
+	m := parse(w.T, model)
+	out, err := w.grpc.WriteAuthorizationModel(w.as("policy_author@acme"), &fga.WriteAuthorizationModelRequest{
+		StoreId: store, SchemaVersion: m.GetSchemaVersion(), TypeDefinitions: m.GetTypeDefinitions(), Conditions: m.GetConditions(),
+	})
+	w.Must(err)
+	return out.GetAuthorizationModelId()
+}
+
+// put writes tuples: object, relation, user; and so on.
+func (w *world) put(store relation.StoreID, parts ...string) {
+	w.T.Helper()
+	q := &fga.WriteRequest{StoreId: string(store), Writes: &fga.WriteRequestWrites{}}
+	for i := 0; i < len(parts); i += 3 {
+		q.Writes.TupleKeys = append(q.Writes.TupleKeys, &fga.TupleKey{Object: parts[i], Relation: parts[i+1], User: parts[i+2]})
+	}
+	_, err := w.grpc.Write(w.as("access_manager@acme"), q)
+	w.Must(err)
 }

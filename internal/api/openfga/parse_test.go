@@ -1,0 +1,19 @@
+package openfga_test
+
+import (
+	"testing"
+
+	fga "github.com/openfga/api/proto/openfga/v1"
+
+	"bulwark.example/internal/schema"
+)
+
+// parse is the wire's form of a model's text.
+func parse(t testing.TB, model string) *fga.AuthorizationModel {
+	t.Helper()
+	m, err := schema.Proto(model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
