@@ -32,7 +32,10 @@ type Config struct {
 	// for when needed: the first tenant comes before the first key.
 	CodeMAC  func(context.Context) (secret.Bytes, error)
 	MaxToken time.Duration // longest life of a token, whoever issues it: most revocations are kept that long
-	Now      func() time.Time
+	// FreeGraphs is the most free stores that a tenant may have; 0 is
+	// [DefaultFreeGraphs].
+	FreeGraphs int
+	Now        func() time.Time
 }
 
 // Directory is the view of all records but users in memory, with the rules by
@@ -49,7 +52,8 @@ type Directory struct {
 	tenants       map[tenant.ID]*Tenant
 	tenantNames   map[string]*Tenant
 	graphs        map[relation.StoreID]*Graph
-	defaults      map[defaultOf]*Graph // of graphs: every request asks
+	defaults      map[defaultOf]*Graph   // of graphs: every request asks
+	owned         map[tenant.ID][]*Graph // of graphs, in order of [Directory.Graphs]
 	services      map[string]*Service
 	keys          map[principal.Subject]map[string]*ClientKey
 	grants        map[string][]*AudienceGrant
@@ -79,6 +83,7 @@ func New(ctx context.Context, cfg Config) (*Directory, error) {
 		tenantNames:   map[string]*Tenant{},
 		graphs:        map[relation.StoreID]*Graph{},
 		defaults:      map[defaultOf]*Graph{},
+		owned:         map[tenant.ID][]*Graph{},
 		services:      map[string]*Service{},
 		keys:          map[principal.Subject]map[string]*ClientKey{},
 		grants:        map[string][]*AudienceGrant{},
@@ -118,21 +123,25 @@ func (d *Directory) Apply(kind, key string, payload []byte) error {
 	if !IsKind(kind) {
 		return nil
 	}
-	if payload == nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.remove(kind, key)
-		d.generation.Add(1)
-		return nil
-	}
-	r, err := Decode(kind, payload)
-	if err != nil {
-		return err
+	var r Record
+	if payload != nil {
+		var err error
+		if r, err = Decode(kind, payload); err != nil {
+			return err
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.put(r)
-	d.generation.Add(1)
+	if r == nil {
+		d.remove(kind, key)
+	} else {
+		d.put(r)
+	}
+	// A store says nothing about a credential. Were it to count, a tenant that
+	// makes stores in a row would have everybody's credentials verified anew.
+	if kind != (*Graph)(nil).RecordKind() {
+		d.generation.Add(1)
+	}
 	return nil
 }
 
@@ -144,10 +153,7 @@ func (d *Directory) put(r Record) {
 		}
 		d.tenants[r.Tenant], d.tenantNames[r.Name] = r, r
 	case *Graph:
-		d.graphs[r.ID] = r
-		if r.Kind == DefaultGraph {
-			d.defaults[defaultOf{r.Tenant, r.Application}] = r
-		}
+		d.putGraph(r)
 	case *Service:
 		d.services[r.ID] = r
 	case *ClientKey:
@@ -198,10 +204,7 @@ func (d *Directory) remove(kind, key string) {
 	case "revocation":
 		delete(d.revocations, key)
 	case "graph":
-		if old := d.graphs[relation.StoreID(key)]; old != nil && old.Kind == DefaultGraph {
-			delete(d.defaults, defaultOf{old.Tenant, old.Application})
-		}
-		delete(d.graphs, relation.StoreID(key))
+		d.removeGraph(relation.StoreID(key))
 	}
 	// Tenants and services are suspended, never deleted: their ids stay taken.
 }
@@ -247,56 +250,6 @@ func (d *Directory) Tenants() []*Tenant {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return sorted(d.tenants, func(*Tenant) bool { return true }, func(r *Tenant) string { return r.Name })
-}
-
-// SystemGraph returns the id of the tenant's system store, which is also the
-// shard of its directory. Kind NotFound if there is no such tenant.
-func (d *Directory) SystemGraph(t tenant.ID) (relation.StoreID, error) {
-	r, err := d.Tenant(t)
-	if err != nil {
-		return "", err
-	}
-	return r.System, nil
-}
-
-// DefaultGraph returns the id of the tenant's default store for the
-// application, kind NotFound if there is none.
-func (d *Directory) DefaultGraph(t tenant.ID, application string) (relation.StoreID, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if g := d.defaults[defaultOf{t, application}]; g != nil {
-		return g.ID, nil
-	}
-	return "", fault.New(fault.NotFound, "no such store")
-}
-
-// Graph returns the store with the id as its own tenant may see it: a store of
-// another tenant is NotFound like one that does not exist.
-func (d *Directory) Graph(t tenant.ID, id relation.StoreID) (*Graph, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if g := d.graphs[id]; g != nil && g.Tenant == t {
-		return g, nil
-	}
-	return nil, fault.New(fault.NotFound, "no such store")
-}
-
-// GraphByID returns a store of any tenant: for engines that map a store to its
-// model, never for a caller's id. Kind NotFound if there is none.
-func (d *Directory) GraphByID(id relation.StoreID) (*Graph, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if g := d.graphs[id]; g != nil {
-		return g, nil
-	}
-	return nil, fault.New(fault.NotFound, "no such store")
-}
-
-// Graphs lists the tenant's stores, the system store first.
-func (d *Directory) Graphs(t tenant.ID) []*Graph {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return sorted(d.graphs, func(g *Graph) bool { return g.Tenant == t }, func(g *Graph) string { return g.Application })
 }
 
 // Service returns the service with the id, of any owner. Kind NotFound if none.

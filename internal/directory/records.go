@@ -48,6 +48,7 @@ type GraphKind string
 const (
 	SystemGraph  GraphKind = "system"  // admin rights; unreachable through the check API
 	DefaultGraph GraphKind = "default" // one for each application
+	FreeGraph    GraphKind = "free"    // the tenant's own, with models of its own
 )
 
 // Graph is a store of tuples that a tenant has.
@@ -55,7 +56,9 @@ type Graph struct {
 	Tenant      tenant.ID        `json:"-"`
 	ID          relation.StoreID `json:"id"`
 	Kind        GraphKind        `json:"kind"`
-	Application string           `json:"application,omitempty"` // empty for the system graph
+	Application string           `json:"application,omitempty"` // of a default graph
+	Name        string           `json:"name,omitempty"`        // of a free graph; need not be unique
+	Created     time.Time        `json:"created,omitzero"`      // zero for those older than the field
 }
 
 // User is a person in one tenant.

@@ -16,6 +16,7 @@ func samples() []Record {
 	return []Record{
 		&Tenant{Tenant: t, Name: "acme", State: Active, System: "s", Created: at},
 		&Graph{Tenant: t, ID: "g", Kind: DefaultGraph, Application: "docs"},
+		&Graph{Tenant: t, ID: "f", Kind: FreeGraph, Name: "mine", Created: at},
 		&User{Tenant: t, ID: "u", Name: "alice", State: Active, Created: at},
 		&Service{Tenant: t, ID: "s", Name: "notes", State: Suspended, Created: at},
 		&ClientKey{Tenant: t, Subject: principal.Subject{Kind: principal.Service, ID: "s"}, KID: "k", Public: []byte(`{"kty":"EC"}`), Created: at},

@@ -118,11 +118,12 @@ func (d *Directory) insertTenant(tx Tx, t *Tenant) error {
 	if err := tx.Insert(t); err != nil {
 		return err
 	}
-	if err := tx.Insert(&Graph{Tenant: t.Tenant, ID: t.System, Kind: SystemGraph}); err != nil {
+	if err := tx.Insert(&Graph{Tenant: t.Tenant, ID: t.System, Kind: SystemGraph, Created: t.Created}); err != nil {
 		return err
 	}
 	for _, app := range d.cfg.Applications {
-		if err := tx.Insert(&Graph{Tenant: t.Tenant, ID: relation.StoreID(tenant.RandomID()), Kind: DefaultGraph, Application: app}); err != nil {
+		g := &Graph{Tenant: t.Tenant, ID: relation.StoreID(tenant.RandomID()), Kind: DefaultGraph, Application: app, Created: t.Created}
+		if err := tx.Insert(g); err != nil {
 			return err
 		}
 	}
@@ -138,24 +139,6 @@ func (d *Directory) CreatePlatform(ctx context.Context, ev ledger.Event) (*Tenan
 		return nil, err
 	}
 	return t, nil
-}
-
-// EnsureGraphs gives every tenant the default store of every application that
-// came since the tenant was made.
-func (d *Directory) EnsureGraphs(ctx context.Context) error {
-	for _, t := range d.Tenants() {
-		for _, app := range d.cfg.Applications {
-			if _, err := d.DefaultGraph(t.Tenant, app); err == nil {
-				continue
-			}
-			g := &Graph{Tenant: t.Tenant, ID: relation.StoreID(tenant.RandomID()), Kind: DefaultGraph, Application: app}
-			ev := ledger.Event{Action: "store.create", Subject: "system", Resource: "store:" + string(g.ID)}
-			if _, err := d.mutate(ctx, ev, t.Tenant, func(tx Tx) error { return tx.Insert(g) }); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // SetTenantState suspends a tenant or lets it go on. Kind Invalid for the platform.

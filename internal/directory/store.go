@@ -44,14 +44,20 @@ type Tx interface {
 	// Update replaces the record with the same key; kind NotFound if absent.
 	Update(Record) error
 
-	// Delete removes the record with the same key; kind NotFound if absent.
+	// Delete removes the record with the same key; kind NotFound if absent. A
+	// free store goes with all that it holds, and its id stays used.
 	Delete(Record) error
 
 	// Enrolment returns the enrolment as the transaction sees it.
 	Enrolment(t tenant.ID, id string) (*Enrolment, error)
 
+	// FreeGraphs counts the tenant's free stores as the transaction sees them.
+	// The tenant is the change's own: kind Internal for any other.
+	FreeGraphs(t tenant.ID) (int, error)
+
 	// AdminRoles returns the relations that the subject has to the tenant's
-	// system object, none while the subject is suspended or unknown. The tenant
+	// system object, none while the subject is suspended or unknown. What has a
+	// condition or has ended does not count. The tenant
 	// is the change's own, or the platform: kind Internal for any other.
 	AdminRoles(t tenant.ID, s principal.Subject) ([]string, error)
 

@@ -69,7 +69,7 @@ func (w *world) open(dev bool) *directory.Directory {
 		CodeMAC: func(context.Context) (secret.Bytes, error) {
 			return secret.New([]byte("a key that this test alone uses")), nil
 		},
-		MaxToken: 5 * time.Minute, Now: w.clock,
+		MaxToken: 5 * time.Minute, FreeGraphs: 4, Now: w.clock,
 	})
 	must(w.t, err)
 	w.store.Subscribe(func(b store.Batch) {
