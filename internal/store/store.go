@@ -48,8 +48,9 @@ type Batch struct {
 	Store   relation.StoreID
 	Rev     uint64
 	Entries []Entry
-	// Writes and Deletes are the net effect on the shard's tuples: no tuple is
-	// in both, so their order does not matter.
+	// Writes and Deletes are the net effect on the shard's tuples. A key that got
+	// another condition, context or end is in both: deletes come first. Deletes
+	// are only keys.
 	Writes  []relation.Tuple
 	Deletes []relation.Tuple
 }

@@ -61,7 +61,7 @@ func (t directoryTx) Update(r directory.Record) error {
 		return err
 	}
 	if _, ok := r.(*directory.Graph); ok {
-		return fault.New(fault.Unsupported, "a store's kind and application never change")
+		return fault.New(fault.Unsupported, "a store never changes")
 	}
 	n, err := t.exec(row.update(), row.updateArgs()...)
 	if err != nil {
@@ -88,6 +88,11 @@ func (t directoryTx) Delete(r directory.Record) error {
 	if err := t.admit(r, false); err != nil {
 		return err
 	}
+	if g, ok := r.(*directory.Graph); ok {
+		if err := t.clear(g); err != nil {
+			return err
+		}
+	}
 	n, err := t.exec(row.delete(), row.args[:row.keys]...)
 	if foreign(err) {
 		return fault.New(fault.Conflict, row.what+" is still referred to")
@@ -100,6 +105,28 @@ func (t directoryTx) Delete(r directory.Record) error {
 	}
 	t.put(r.RecordKind(), store.Delete, r.RecordKey(), nil)
 	return nil
+}
+
+// clear takes what a free store holds. The others keep theirs, and with it
+// themselves.
+func (t directoryTx) clear(g *directory.Graph) error {
+	for _, table := range []string{"tuples", "store_models", "assertions"} {
+		_, err := t.exec("DELETE FROM "+table+" WHERE tenant_id = ? AND store_id = (SELECT id FROM stores WHERE tenant_id = ? AND id = ? AND kind = 'free')",
+			g.Tenant.String(), g.Tenant.String(), string(g.ID))
+		if err != nil {
+			return translate(err, "the store's content")
+		}
+	}
+	return nil
+}
+
+// FreeGraphs implements directory.Tx.
+func (t directoryTx) FreeGraphs(id tenant.ID) (n int, err error) {
+	if err := t.own(id); err != nil {
+		return 0, err
+	}
+	err = t.row("SELECT count(*) FROM stores WHERE tenant_id = ? AND kind = 'free'", []any{id.String()}, &n)
+	return n, translate(err, "the stores")
 }
 
 func (t directoryTx) log(r directory.Record) error {
@@ -160,8 +187,9 @@ func (t directoryTx) AdminRoles(id tenant.ID, s principal.Subject) ([]string, er
 	var roles []string
 	err := t.rows("SELECT r.relation FROM tenants t JOIN "+subjects+" s ON s.tenant_id = t.tenant_id"+
 		" JOIN tuples r ON r.tenant_id = t.tenant_id AND r.store_id = t.system_store"+
-		" WHERE t.tenant_id = ? AND s.id = ? AND s.state = ? AND r.object = ? AND r.subject = ?",
-		[]any{id.String(), s.ID, string(directory.Active), directory.SystemObject(id), s.String()}, func(scan func(...any) error) error {
+		" WHERE t.tenant_id = ? AND s.id = ? AND s.state = ? AND r.object = ? AND r.subject = ?"+
+		" AND r.condition = '' AND (r.expires = 0 OR r.expires > ?)",
+		[]any{id.String(), s.ID, string(directory.Active), directory.SystemObject(id), s.String(), t.w.s.cfg.Now().UnixNano()}, func(scan func(...any) error) error {
 			var role string
 			err := scan(&role)
 			roles = append(roles, role)

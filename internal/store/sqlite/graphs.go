@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"bulwark.example/internal/authz"
@@ -19,58 +20,122 @@ func (s *Store) Tuples() authz.Store { return graphStore{s} }
 
 type graphStore struct{ s *Store }
 
-// LoadTuples implements authz.Store. The rows come in order of object, relation
-// and subject. Kind NotFound for an unknown store.
-func (g graphStore) LoadTuples(ctx context.Context, id relation.StoreID) ([]relation.Tuple, relation.Revision, error) {
-	rev := relation.Revision{Epoch: g.s.epoch.Load(), Store: id}
-	var all []relation.Tuple
+// LoadGraph implements authz.Store. The tuples come in order of object, relation
+// and subject. Their objects and subjects share memory with those around them:
+// who keeps one and not all clones it. An error of each is returned as it is.
+func (g graphStore) LoadGraph(ctx context.Context, id relation.StoreID, each func(relation.Tuple) error) (authz.Loaded, error) {
+	var loaded authz.Loaded
+	var refused error
 	err := g.s.snapshot(ctx, func(t *sql.Tx) error {
 		var owner string
-		var count int
-		err := t.QueryRowContext(ctx, `SELECT tenant_id, rev, (SELECT count(*) FROM tuples t WHERE t.tenant_id = h.tenant_id AND t.store_id = h.store_id)
-			FROM head h WHERE store_id = ?`, string(id)).Scan(&owner, &rev.Rev, &count)
-		if err != nil {
+		var err error
+		if owner, loaded.Revision, err = g.s.locate(ctx, t, id); err != nil {
 			return err
 		}
-		all = make([]relation.Tuple, 0, count)
-		// One column is read much faster than three: what a row costs is its
-		// crossing of database/sql.
-		rows, err := t.QueryContext(ctx, `SELECT object || '#' || relation || '@' || subject FROM tuples
-			WHERE tenant_id = ? AND store_id = ? ORDER BY object, relation, subject`, owner, string(id))
-		if err != nil {
+		if loaded.Models, err = freeModels(ctx, t, owner, id); err != nil {
 			return err
 		}
-		share := interner{}
-		var last relation.Tuple
-		var key string
-		into := []any{&key}
-		return drain(rows, func(scan func(...any) error) error {
-			if err := scan(into...); err != nil {
-				return err
-			}
-			r, ok := cutTuple(key)
-			if !ok {
-				return fault.New(fault.Integrity, "the store holds a damaged tuple")
-			}
-			if r.Object == last.Object {
-				r.Object = last.Object // one string for all rows of an object
-			} else {
-				r.Object = strings.Clone(r.Object)
-			}
-			r.Relation, r.Subject = share.one(r.Relation), share.one(r.Subject)
-			last = r
-			all = append(all, r)
-			return nil
+		return loadTuples(ctx, t, owner, id, func(r relation.Tuple) error {
+			refused = each(r)
+			return refused
 		})
 	})
-	if err != nil {
-		return nil, relation.Revision{}, translate(err, "the store")
+	switch {
+	case refused != nil:
+		return authz.Loaded{}, refused
+	case err != nil:
+		return authz.Loaded{}, translate(err, "the store")
 	}
-	return all, rev, nil
+	return loaded, nil
+}
+
+// What a tuple costs is its crossing of database/sql. So many cross together,
+// as one text:
+//
+//	object#relation@subject [unit condition unit expires unit context] record ...
+//
+// No field holds the separators: names have no control characters, and JSON
+// writes them escaped.
+const (
+	loadRows = 512
+	record   = "\x1e"
+	unit     = "\x1f"
+
+	loadQuery = `SELECT group_concat(line, char(30)) FROM (
+		SELECT object || '#' || relation || '@' || subject
+			|| iif(condition = '' AND expires = 0, '', char(31) || condition || char(31) || expires || char(31) || context) AS line
+		FROM tuples WHERE tenant_id = ? AND store_id = ? AND (object, relation, subject) > (?, ?, ?)
+		ORDER BY object, relation, subject LIMIT ?)`
+)
+
+var errTuple = fault.New(fault.Integrity, "the store holds a damaged tuple")
+
+func loadTuples(ctx context.Context, t *sql.Tx, owner string, id relation.StoreID, each func(relation.Tuple) error) error {
+	st, err := t.PrepareContext(ctx, loadQuery) // ends with the transaction
+	if err != nil {
+		return err
+	}
+	share := interner{}
+	var last relation.Tuple
+	for {
+		var chunk sql.NullString
+		if err := st.QueryRowContext(ctx, owner, string(id), last.Object, last.Relation, last.Subject, loadRows).Scan(&chunk); err != nil {
+			return err
+		}
+		if !chunk.Valid {
+			return nil
+		}
+		count := 0
+		for rest, more := chunk.String, true; more; count++ {
+			var text string
+			text, rest, more = strings.Cut(rest, record)
+			r, ok := readTuple(text, share)
+			// The order of an aggregate is SQLite's habit and not its promise,
+			// and the next chunk begins after the last tuple of this one.
+			if !ok || !follows(r, last) {
+				return errTuple
+			}
+			if r.Object == last.Object {
+				r.Object = last.Object // one string for all tuples of an object
+			}
+			last = r
+			if err := each(r); err != nil {
+				return err
+			}
+		}
+		if count < loadRows {
+			return nil
+		}
+	}
+}
+
+func follows(a, b relation.Tuple) bool {
+	if c := strings.Compare(a.Object, b.Object); c != 0 {
+		return c > 0
+	}
+	if c := strings.Compare(a.Relation, b.Relation); c != 0 {
+		return c > 0
+	}
+	return a.Subject > b.Subject
+}
+
+// readTuple reads one tuple of a chunk.
+func readTuple(text string, share interner) (relation.Tuple, bool) {
+	key, rest, guarded := strings.Cut(text, unit)
+	r, ok := cutTuple(key)
+	r.Relation = share.one(r.Relation)
+	if !guarded {
+		return r, ok
+	}
+	condition, rest, ok2 := strings.Cut(rest, unit)
+	expires, document, ok3 := strings.Cut(rest, unit)
+	n, err := strconv.ParseInt(expires, 10, 64)
+	r.Condition, r.Context, r.Expires = share.one(condition), strings.Clone(document), n
+	return r, ok && ok2 && ok3 && err == nil
 }
 
 // interner gives equal strings one memory of their own: a graph names few
-// relations and the same subjects again and again.
+// relations and conditions again and again.
 type interner map[string]string
 
 func (i interner) one(s string) string {
@@ -82,9 +147,10 @@ func (i interner) one(s string) string {
 	return s
 }
 
-// WriteTuples implements authz.Store: deletes come first.
-func (g graphStore) WriteTuples(ctx context.Context, change ledger.Change, writes, deletes []relation.Tuple) (relation.Revision, error) {
-	return g.s.mutate(ctx, change, func(t *tx) error { return t.WriteTuples(change.Store, writes, deletes) })
+// WriteTuples implements authz.Store. A delete that names an end deletes the
+// tuple with that end alone.
+func (g graphStore) WriteTuples(ctx context.Context, change ledger.Change, w authz.Write) (relation.Revision, error) {
+	return g.s.mutate(ctx, change, func(t *tx) error { return t.write(change.Store, w) })
 }
 
 // LoadModels implements authz.Store.
@@ -101,8 +167,26 @@ func (g graphStore) LoadModels(ctx context.Context) ([]authz.ModelRecord, error)
 	return all, translate(err, "the models")
 }
 
-// PutModel implements authz.Store. Models are the operator's: the change must
-// be the platform's.
+// freeModels returns the models of a free store, oldest first; none of another.
+func freeModels(ctx context.Context, t *sql.Tx, owner string, id relation.StoreID) ([]authz.ModelRecord, error) {
+	rows, err := t.QueryContext(ctx, "SELECT id, source, active, created FROM store_models WHERE tenant_id = ? AND store_id = ? ORDER BY created, id", owner, string(id))
+	if err != nil {
+		return nil, err
+	}
+	var all []authz.ModelRecord
+	err = drain(rows, func(scan func(...any) error) error {
+		r := authz.ModelRecord{Application: authz.FreeApplication(id)}
+		var created sql.NullInt64
+		err := scan(&r.ID, &r.Source, &r.Active, &created)
+		r.Created = moment(created)
+		all = append(all, r)
+		return err
+	})
+	return all, err
+}
+
+// PutModel implements authz.Store. Applications' models are the operator's: the
+// change must be the platform's. That of a free store must be in its own shard.
 func (g graphStore) PutModel(ctx context.Context, change ledger.Change, m authz.ModelRecord) (relation.Revision, error) {
 	created, err := nanos(m.Created)
 	if err != nil {
@@ -112,22 +196,54 @@ func (g graphStore) PutModel(ctx context.Context, change ledger.Change, m authz.
 	if err != nil {
 		return relation.Revision{}, fault.Wrap(fault.Internal, "a model does not encode", err)
 	}
+	put := (*tx).putModel
+	if strings.HasPrefix(m.Application, authz.FreeApplication("")) {
+		put = (*tx).putFreeModel
+	}
 	return g.s.mutate(ctx, change, func(t *tx) error {
-		if err := t.own(tenant.Platform); err != nil {
+		if err := put(t, m, created); err != nil {
 			return err
-		}
-		if m.Active {
-			if _, err := t.exec("UPDATE models SET active = 0 WHERE application = ? AND active = 1 AND id <> ?", m.Application, m.ID); err != nil {
-				return translate(err, "the model")
-			}
-		}
-		_, err := t.exec(`INSERT INTO models (application, id, source, active, created) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (application, id) DO UPDATE SET source = excluded.source, active = excluded.active, created = excluded.created`,
-			m.Application, m.ID, m.Source, m.Active, created)
-		if err != nil {
-			return translate(err, "the model")
 		}
 		t.put(authz.KindModel, store.Put, m.Application+"/"+m.ID, payload)
 		return nil
 	})
+}
+
+func (t *tx) putModel(m authz.ModelRecord, created any) error {
+	if err := t.own(tenant.Platform); err != nil {
+		return err
+	}
+	if m.Active {
+		if _, err := t.exec("UPDATE models SET active = 0 WHERE application = ? AND active = 1 AND id <> ?", m.Application, m.ID); err != nil {
+			return translate(err, "the model")
+		}
+	}
+	_, err := t.exec(`INSERT INTO models (application, id, source, active, created) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (application, id) DO UPDATE SET source = excluded.source, active = excluded.active, created = excluded.created`,
+		m.Application, m.ID, m.Source, m.Active, created)
+	return translate(err, "the model")
+}
+
+func (t *tx) putFreeModel(m authz.ModelRecord, created any) error {
+	id := t.change.Store
+	if m.Application != authz.FreeApplication(id) {
+		return errShard
+	}
+	var owner, kind string
+	if err := t.row("SELECT tenant_id, kind FROM stores WHERE id = ?", []any{string(id)}, &owner, &kind); err != nil {
+		return translate(err, "the store")
+	}
+	if kind != "free" {
+		return errShard // its models are its application's, or fixed
+	}
+	if m.Active {
+		_, err := t.exec("UPDATE store_models SET active = 0 WHERE tenant_id = ? AND store_id = ? AND active = 1 AND id <> ?", owner, string(id), m.ID)
+		if err != nil {
+			return translate(err, "the model")
+		}
+	}
+	_, err := t.exec(`INSERT INTO store_models (tenant_id, store_id, id, source, active, created) VALUES (?, ?, ?, ?, ?, ?)
+		ON CONFLICT (tenant_id, store_id, id) DO UPDATE SET source = excluded.source, active = excluded.active, created = excluded.created`,
+		owner, string(id), m.ID, m.Source, m.Active, created)
+	return translate(err, "the model")
 }

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"io/fs"
@@ -28,12 +29,7 @@ func (s *Store) migrate(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, files,
-		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	p, err := migrator(db)
 	if err != nil {
 		return err
 	}
@@ -52,6 +48,17 @@ func (s *Store) migrate(ctx context.Context) (err error) {
 	}
 	s.cfg.Logger.InfoContext(ctx, "store migrated", "from", current, "to", target)
 	return nil
+}
+
+// migrator runs each migration in a transaction of its own, which also notes
+// that it ran.
+func migrator(db *sql.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectSQLite3, db, files,
+		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 }
 
 // recognize refuses a file that is not ours before anything in it changes.

@@ -106,9 +106,10 @@ func state(s *Store) (map[string]bool, error) {
 	if err != nil || len(batches) != len(events) {
 		return nil, fmt.Errorf("%d batches for %d events: %w", len(batches), len(events), err)
 	}
-	tuples, _, err := s.Tuples().LoadTuples(ctx, system)
-	if err != nil || len(tuples) != len(users) {
-		return nil, fmt.Errorf("%d tuples for %d users: %w", len(tuples), len(users), err)
+	tuples := 0
+	_, err = s.Tuples().LoadGraph(ctx, system, func(relation.Tuple) error { tuples++; return nil })
+	if err != nil || tuples != len(users) {
+		return nil, fmt.Errorf("%d tuples for %d users: %w", tuples, len(users), err)
 	}
 	return users, nil
 }

@@ -75,7 +75,7 @@ func owner(id string) (tenant.ID, error) {
 }
 
 // tupleKind is the changelog's kind of tuples. The key is [relation.Tuple]'s
-// string, which parseTuple reads back.
+// string and the payload its guard, which parseTuple reads back.
 const tupleKind = "tuple"
 
 // Changes returns the batches of a shard after the revision, oldest first, at
@@ -119,16 +119,18 @@ func (s *Store) Changes(ctx context.Context, shard relation.StoreID, afterRev ui
 	return batches, nil
 }
 
+var errChangelog = fault.New(fault.Integrity, "the changelog holds a damaged tuple")
+
 // add puts a changelog row where its reader looks for it.
 func add(b *store.Batch, e store.Entry) error {
 	if e.Kind != tupleKind {
 		b.Entries = append(b.Entries, e)
 		return nil
 	}
-	t, ok := parseTuple(e.Key)
+	t, ok := parseTuple(e.Key, e.Payload)
 	switch {
 	case !ok:
-		return fault.New(fault.Integrity, "the changelog holds a damaged tuple")
+		return errChangelog
 	case e.Op == store.Delete:
 		b.Deletes = append(b.Deletes, t)
 	default:

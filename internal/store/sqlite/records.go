@@ -25,9 +25,9 @@ func describe(r directory.Record) (row, []time.Time) {
 	case *directory.Graph:
 		return row{
 			table: "stores", what: "the store", keys: 2,
-			columns: []string{"tenant_id", "id", "kind", "application"},
-			args:    []any{t, string(r.ID), string(r.Kind), r.Application},
-		}, nil
+			columns: []string{"tenant_id", "id", "kind", "application", "name", "created"},
+			args:    []any{t, string(r.ID), string(r.Kind), r.Application, r.Name, nil},
+		}, []time.Time{r.Created}
 	case *directory.User:
 		return row{
 			table: "users", what: "the user", keys: 2,
@@ -106,9 +106,9 @@ var loaders = []struct {
 		var r directory.Tenant
 		return &r, scanRow(scan, &r.Tenant, []*time.Time{&r.Created}, &r.Name, &r.State, &r.System)
 	}},
-	{"SELECT tenant_id, id, kind, application FROM stores", func(scan func(...any) error) (directory.Record, error) {
+	{"SELECT tenant_id, id, kind, application, name, created FROM stores", func(scan func(...any) error) (directory.Record, error) {
 		var r directory.Graph
-		return &r, scanRow(scan, &r.Tenant, nil, &r.ID, &r.Kind, &r.Application)
+		return &r, scanRow(scan, &r.Tenant, []*time.Time{&r.Created}, &r.ID, &r.Kind, &r.Application, &r.Name)
 	}},
 	{"SELECT tenant_id, id, name, state, created FROM services", func(scan func(...any) error) (directory.Record, error) {
 		var r directory.Service

@@ -33,6 +33,7 @@ type tx struct {
 	tuples  tupleSet
 	owners  map[tenant.ID]bool // tenants found to own change.Store's shard
 	shard   string             // tenant of change.Store, once it was looked up
+	at      time.Time          // of the change, once it was asked for
 	bytes   int
 }
 
@@ -157,28 +158,8 @@ func (t *tx) finish() (relation.Revision, error) {
 	if err != nil {
 		return relation.Revision{}, translate(err, "the store of the change")
 	}
-	writes, deletes := t.tuples.net()
-	ordinal := 0
-	log := func(kind string, op store.Op, key string, payload []byte) error {
-		_, err := t.raw("INSERT INTO changelog (tenant_id, store_id, rev, ordinal, kind, op, key, payload) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-			owner, shard, rev.Rev, ordinal, kind, string(op), key, blob(payload))
-		ordinal++
-		return translate(err, "the changelog entry")
-	}
-	for _, e := range t.entries {
-		if err := log(e.Kind, e.Op, e.Key, e.Payload); err != nil {
-			return relation.Revision{}, err
-		}
-	}
-	for _, d := range deletes {
-		if err := log(tupleKind, store.Delete, d.String(), nil); err != nil {
-			return relation.Revision{}, err
-		}
-	}
-	for _, p := range writes {
-		if err := log(tupleKind, store.Put, p.String(), nil); err != nil {
-			return relation.Revision{}, err
-		}
+	if err := t.log(owner, rev.Rev); err != nil {
+		return relation.Revision{}, err
 	}
 	event, err := t.event(rev)
 	if err != nil {
@@ -188,6 +169,49 @@ func (t *tx) finish() (relation.Revision, error) {
 	return rev, translate(err, "the change's event")
 }
 
+// log writes the changelog of the revision. Its tuples come first: their
+// ordinals are positions that readers of a store's history resume at.
+func (t *tx) log(owner string, rev uint64) error {
+	at, err := nanos(t.when())
+	if err != nil {
+		return err
+	}
+	ordinal := 0
+	add := func(kind string, op store.Op, key string, payload []byte) error {
+		_, err := t.raw("INSERT INTO changelog (tenant_id, store_id, rev, ordinal, kind, op, key, payload, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			owner, string(t.change.Store), rev, ordinal, kind, string(op), key, blob(payload), at)
+		ordinal++
+		return translate(err, "the changelog entry")
+	}
+	writes, deletes := t.tuples.net()
+	for _, d := range deletes {
+		if err := add(tupleKind, store.Delete, d.String(), nil); err != nil {
+			return err
+		}
+	}
+	for _, p := range writes {
+		if err := add(tupleKind, store.Put, p.String(), guardOf(p)); err != nil {
+			return err
+		}
+	}
+	for _, e := range t.entries {
+		if err := add(e.Kind, e.Op, e.Key, e.Payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// when is the time of the change: its event's, or now.
+func (t *tx) when() time.Time {
+	if t.at.IsZero() {
+		if t.at = t.change.Event.Time; t.at.IsZero() {
+			t.at = t.w.s.cfg.Now().UTC()
+		}
+	}
+	return t.at
+}
+
 // event encodes the change's event with the revision that it made.
 func (t *tx) event(rev relation.Revision) ([]byte, error) {
 	ev := t.change.Event
@@ -195,9 +219,7 @@ func (t *tx) event(rev relation.Revision) ([]byte, error) {
 	if ev.ID == "" {
 		ev.ID = tenant.RandomID()
 	}
-	if ev.Time.IsZero() {
-		ev.Time = t.w.s.cfg.Now().UTC()
-	}
+	ev.Time = t.when()
 	b, err := encodeEvent(&ev)
 	t.bytes += len(b)
 	return b, err

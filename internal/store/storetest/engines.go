@@ -177,7 +177,7 @@ func testTupleWrites(t *testing.T, open Open) {
 	w := newWorld(t, open)
 	change := ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")}
 	write := func(writes, deletes []relation.Tuple) (relation.Revision, error) {
-		return w.Tuples().WriteTuples(w.ctx, change, writes, deletes)
+		return w.Tuples().WriteTuples(w.ctx, change, authz.Write{Writes: writes, Deletes: deletes})
 	}
 	odd := relation.Tuple{Object: "document:a:b@c", Relation: "viewer", Subject: "team:x@y#member"}
 	everyone := relation.Tuple{Object: "document:b", Relation: "viewer", Subject: "user:*"}
@@ -185,13 +185,14 @@ func testTupleWrites(t *testing.T, open Open) {
 	w.ok(err)
 	check := func(rev uint64, want ...relation.Tuple) {
 		t.Helper()
-		got, at, err := w.Tuples().LoadTuples(w.ctx, w.docs)
+		got, loaded, err := w.load(w.ctx, w.docs)
 		w.ok(err)
 		if diff := gocmp.Diff(want, got); diff != "" {
 			t.Errorf("the tuples changed on the way (-want +got):\n%s", diff)
 		}
-		if want := (relation.Revision{Epoch: anInstance().Epoch, Store: w.docs, Rev: rev}); at != want {
-			t.Errorf("loaded at %+v, want %+v", at, want)
+		want2 := authz.Loaded{Revision: relation.Revision{Epoch: anInstance().Epoch, Store: w.docs, Rev: rev}}
+		if diff := gocmp.Diff(want2, loaded); diff != "" {
+			t.Errorf("loaded otherwise (-want +got):\n%s", diff)
 		}
 	}
 	all := []relation.Tuple{tuple("a"), odd, everyone, tuple("b")}
@@ -214,7 +215,7 @@ func testTupleWrites(t *testing.T, open Open) {
 	_, err = write([]relation.Tuple{tuple("a"), tuple("c")}, []relation.Tuple{tuple("a"), odd})
 	w.ok(err)
 	check(2, tuple("a"), everyone, tuple("b"), tuple("c"))
-	_, err = w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: newStore(), Event: event(w.acme.Tenant, "")}, []relation.Tuple{tuple("a")}, nil)
+	_, err = w.write(newStore(), w.acme.Tenant, authz.Write{Writes: []relation.Tuple{tuple("a")}})
 	w.kind("an unknown store", err, fault.NotFound)
 	g := &directory.Graph{Tenant: w.acme.Tenant, ID: w.docs, Kind: directory.DefaultGraph, Application: "docs"}
 	_, err = w.mutate(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error { return tx.Delete(g) })

@@ -9,9 +9,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/tenant"
@@ -35,7 +35,7 @@ func testHistories(t *testing.T, open Open) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		h := &history{w: w, rt: rt, who: who, want: reference{records: map[string]directory.Record{}, tuples: map[relation.Tuple]bool{}}}
+		h := &history{w: w, rt: rt, who: who, want: reference{records: map[string]directory.Record{}, tuples: map[relation.Tuple]relation.Tuple{}}}
 		for range 4 {
 			h.ids = append(h.ids, tenant.RandomID())
 		}
@@ -49,8 +49,8 @@ func testHistories(t *testing.T, open Open) {
 
 // reference is the naive store of one tenant.
 type reference struct {
-	records map[string]directory.Record // by kind and key
-	tuples  map[relation.Tuple]bool
+	records map[string]directory.Record       // by kind and key
+	tuples  map[relation.Tuple]relation.Tuple // by key
 	log     []store.Batch
 }
 
@@ -137,32 +137,41 @@ func (r reference) record(op string, rec directory.Record) fault.Kind {
 }
 
 // write applies one call of WriteTuples, which stops at its first error.
-func (r reference) write(writes, deletes []relation.Tuple) fault.Kind {
-	for _, t := range deletes {
-		if !r.tuples[t] {
+func (r reference) write(w authz.Write) fault.Kind {
+	for _, p := range w.Must {
+		found := false
+		for key := range r.tuples {
+			found = found || key.Object == p.Filter.Object
+		}
+		if found == p.Absent {
 			return fault.Conflict
 		}
-		delete(r.tuples, t)
 	}
-	for _, t := range writes {
-		if r.tuples[t] {
+	for _, t := range w.Deletes {
+		if _, there := r.tuples[t.Key()]; !there && !w.IgnoreMissing {
 			return fault.Conflict
 		}
-		r.tuples[t] = true
+		delete(r.tuples, t.Key())
+	}
+	for _, t := range w.Writes {
+		if old, there := r.tuples[t.Key()]; there && (!w.IgnoreDuplicate || old != t) {
+			return fault.Conflict
+		}
+		r.tuples[t.Key()] = t
 	}
 	return fine
 }
 
 // net completes the batch with the difference in tuples.
-func net(b *store.Batch, before, after map[relation.Tuple]bool) {
-	for t := range after {
-		if !before[t] {
+func net(b *store.Batch, before, after map[relation.Tuple]relation.Tuple) {
+	for key, t := range after {
+		if before[key] != t {
 			b.Writes = append(b.Writes, t)
 		}
 	}
-	for t := range before {
-		if !after[t] {
-			b.Deletes = append(b.Deletes, t)
+	for key, t := range before {
+		if after[key] != t {
+			b.Deletes = append(b.Deletes, key)
 		}
 	}
 	sortTuples(b.Writes)
@@ -216,9 +225,23 @@ func (h *history) anyRecord() directory.Record {
 	}
 }
 
+func keys(list []relation.Tuple) (out []relation.Tuple) {
+	for _, t := range list {
+		out = append(out, t.Key())
+	}
+	return out
+}
+
 func (h *history) anyTuples(label string) (list []relation.Tuple) {
 	for range h.pick(label, 3) {
-		list = append(list, tuple(fmt.Sprint(h.pick("tuple", 4))))
+		t := tuple(fmt.Sprint(h.pick("tuple", 4)))
+		switch h.pick("guard", 4) {
+		case 1:
+			t.Condition, t.Context = "when", `{"a":1}`
+		case 2:
+			t.Expires = at.UnixNano()
+		}
+		list = append(list, t)
 	}
 	return list
 }
@@ -237,8 +260,8 @@ func (h *history) change() {
 			var want fault.Kind
 			if h.pick("what", 4) == 0 {
 				writes, deletes := h.anyTuples("writes"), h.anyTuples("deletes")
-				want = after.write(writes, deletes)
-				got = tx.WriteTuples(h.who.System, writes, deletes)
+				want = after.write(authz.Write{Writes: writes, Deletes: keys(deletes)})
+				got = tx.WriteTuples(h.who.System, writes, keys(deletes))
 			} else {
 				rec := h.anyRecord()
 				op := []string{"insert", "update", "delete"}[h.pick("op", 3)]
@@ -286,9 +309,15 @@ func (h *history) change() {
 
 func (h *history) engineTuples() {
 	after := h.want.clone()
-	writes, deletes := h.anyTuples("writes"), h.anyTuples("deletes")
-	want := after.write(writes, deletes)
-	_, err := h.w.Tuples().WriteTuples(h.w.ctx, ledger.Change{Store: h.who.System, Event: event(h.who.Tenant, "")}, writes, deletes)
+	w := authz.Write{
+		Writes: h.anyTuples("writes"), Deletes: keys(h.anyTuples("deletes")),
+		IgnoreDuplicate: h.pick("duplicate", 2) == 0, IgnoreMissing: h.pick("missing", 2) == 0,
+	}
+	for range h.pick("must", 2) {
+		w.Must = append(w.Must, authz.Precondition{Filter: authz.Filter{Object: tuple(fmt.Sprint(h.pick("tuple", 4))).Object}, Absent: h.pick("absent", 2) == 0})
+	}
+	want := after.write(w)
+	_, err := h.w.write(h.who.System, h.who.Tenant, w)
 	if (err == nil) != (want == fine) || err != nil && fault.KindOf(err) != want {
 		h.rt.Fatalf("writing tuples gave %v, the reference %v", err, want)
 	}
@@ -326,14 +355,11 @@ func (h *history) compare() {
 	if diff := cmp.Diff(h.want.records, records, exact); diff != "" {
 		h.rt.Fatalf("records (-reference +store):\n%s", diff)
 	}
-	tuples, rev, err := h.w.Tuples().LoadTuples(h.w.ctx, h.who.System)
-	if err != nil || rev.Rev != uint64(len(h.want.log)) {
-		h.rt.Fatalf("loaded at revision %d, want %d: %v", rev.Rev, len(h.want.log), err)
+	tuples, loaded, err := h.w.load(h.w.ctx, h.who.System)
+	if err != nil || loaded.Revision.Rev != uint64(len(h.want.log)) {
+		h.rt.Fatalf("loaded at revision %d, want %d: %v", loaded.Revision.Rev, len(h.want.log), err)
 	}
-	var want []relation.Tuple
-	for t := range h.want.tuples {
-		want = append(want, t)
-	}
+	want := slices.Collect(maps.Values(h.want.tuples))
 	sortTuples(want)
 	if !slices.Equal(want, tuples) {
 		h.rt.Fatalf("tuples %v, want %v", tuples, want)

@@ -142,9 +142,9 @@ func testCrossTenant(t *testing.T, open Open) {
 	}
 	_, err = w.Changes(w.ctx, newStore(), 0, 1)
 	w.kind("changes of an unknown store", err, fault.NotFound)
-	_, _, err = w.Tuples().LoadTuples(w.ctx, newStore())
+	_, _, err = w.load(w.ctx, newStore())
 	w.kind("tuples of an unknown store", err, fault.NotFound)
-	tuples, _, err := w.Tuples().LoadTuples(w.ctx, g.System)
+	tuples, _, err := w.load(w.ctx, g.System)
 	w.ok(err)
 	if len(tuples) > 0 {
 		t.Error("another store's tuples are loaded")

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
@@ -144,8 +145,7 @@ func testSnapshots(t *testing.T, open Open) {
 	}
 	pair := func() {
 		i := n.Add(1)
-		_, err := w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")},
-			[]relation.Tuple{tuple(fmt.Sprint("a", i)), tuple(fmt.Sprint("b", i))}, nil)
+		_, err := w.write(w.docs, w.acme.Tenant, authz.Write{Writes: []relation.Tuple{tuple(fmt.Sprint("a", i)), tuple(fmt.Sprint("b", i))}})
 		if err != nil {
 			t.Error(err)
 		}
@@ -167,10 +167,10 @@ func testSnapshots(t *testing.T, open Open) {
 		}
 	}
 	tuplesAt := func(ctx context.Context) {
-		tuples, rev, err := w.Tuples().LoadTuples(ctx, w.docs)
+		tuples, loaded, err := w.load(ctx, w.docs)
 		w.ok(err)
-		if uint64(len(tuples)) != 2*rev.Rev {
-			t.Errorf("%d tuples at revision %d", len(tuples), rev.Rev)
+		if uint64(len(tuples)) != 2*loaded.Revision.Rev {
+			t.Errorf("%d tuples at revision %d", len(tuples), loaded.Revision.Rev)
 		}
 	}
 	directoryAt(&meddling{w.ctx, services})

@@ -77,6 +77,7 @@ func samples(w *world) (platform, acme []directory.Record) {
 		&directory.Revocation{Tenant: a, Kind: directory.RevokeRoot, Value: "jti", Before: at, Expires: at.Add(time.Hour)},
 		&directory.Revocation{Tenant: a, Kind: directory.RevokeToken, Value: "jti", Expires: at},
 		&directory.Graph{Tenant: a, ID: newStore(), Kind: directory.DefaultGraph, Application: "other"},
+		&directory.Graph{Tenant: a, ID: newStore(), Kind: directory.FreeGraph, Name: "my store", Created: at},
 	}
 }
 
@@ -381,6 +382,8 @@ func testAdminRoles(t *testing.T, open Open) {
 	w.must(w.acme.System, w.acme.Tenant, func(tx directory.Tx) error {
 		a := w.acme.Tenant
 		elsewhere := tuple(w.globex.Tenant, "auditor", "ann") // another object in the same store
+		ended, conditional := tuple(a, "manager", "ann"), tuple(a, "key_administrator", "ann")
+		ended.Expires, conditional.Condition = 1, "office_hours"
 		roles := func(t tenant.ID, name string, want ...string) {
 			w.t.Helper()
 			got, err := tx.AdminRoles(t, who[name])
@@ -392,6 +395,7 @@ func testAdminRoles(t *testing.T, open Open) {
 		w.ok(tx.WriteTuples(w.acme.System, []relation.Tuple{
 			tuple(a, "administrator", "ann"), tuple(a, "auditor", "ann"), tuple(a, "administrator", "job"), tuple(a, "administrator", "olga"),
 			tuple(a, "administrator", "nobody"), tuple(a, "administrator", "ann as a service"), elsewhere,
+			ended, conditional,
 		}, nil))
 		roles(a, "ann", "administrator", "auditor")
 		roles(a, "job", "administrator")

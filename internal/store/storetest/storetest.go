@@ -28,6 +28,7 @@ type Core interface {
 	Instance(context.Context) (store.Instance, error)
 	Subscribe(func(store.Batch))
 	Changes(ctx context.Context, shard relation.StoreID, afterRev uint64, limit int) ([]store.Batch, error)
+	Expired(ctx context.Context, now time.Time, limit int) ([]relation.Located, error)
 	Counters() store.Counters
 	Close() error
 }
@@ -38,6 +39,7 @@ type Engines interface {
 	Keys() kms.Store
 	Tokens() sts.Store
 	Tuples() authz.Store
+	Archive() authz.Archive
 	Outbox() audit.Outbox
 }
 
@@ -76,6 +78,19 @@ func Run(t *testing.T, open Open) {
 		"Models":          testModels,
 		"TupleWrites":     testTupleWrites,
 		"TupleNet":        testTupleNet,
+		"TupleGuards":     testTupleGuards,
+		"TupleIgnores":    testTupleIgnores,
+		"Preconditions":   testPreconditions,
+		"Expired":         testExpired,
+		"Loads":           testLoads,
+		"FreeStores":      testFreeStores,
+		"FreeModels":      testFreeModels,
+		"FreeStoreEnds":   testFreeStoreEnds,
+		"ReadTuples":      testReadTuples,
+		"ReadWhileWrites": testReadWhileWrites,
+		"ReadChanges":     testReadChanges,
+		"MixedChanges":    testMixedChanges,
+		"Assertions":      testAssertions,
 		"AuditLogs":       testAuditLogs,
 		"Dense":           testDense,
 		"GroupCommit":     testGroupCommit,
@@ -192,6 +207,29 @@ func (w *world) insert(t directory.Tenant, records ...directory.Record) error {
 		return nil
 	})
 	return err
+}
+
+// load returns a store's tuples, in the order in which they came.
+func (w *world) load(ctx context.Context, id relation.StoreID) ([]relation.Tuple, authz.Loaded, error) {
+	var all []relation.Tuple
+	loaded, err := w.Tuples().LoadGraph(ctx, id, func(t relation.Tuple) error {
+		all = append(all, t)
+		return nil
+	})
+	return all, loaded, err
+}
+
+// write changes the tuples of a store.
+func (w *world) write(id relation.StoreID, t tenant.ID, change authz.Write) (relation.Revision, error) {
+	return w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: id, Event: event(t, "")}, change)
+}
+
+// free makes a free store of the tenant.
+func (w *world) free(t directory.Tenant, name string) *directory.Graph {
+	w.t.Helper()
+	g := &directory.Graph{Tenant: t.Tenant, ID: newStore(), Kind: directory.FreeGraph, Name: name, Created: at}
+	w.ok(w.insert(t, g))
+	return g
 }
 
 // head returns the shard's newest revision, by the changelog.

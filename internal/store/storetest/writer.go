@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
@@ -342,14 +343,14 @@ func testReopen(t *testing.T, open Open) {
 	shared, own := samples(w)
 	w.ok(w.insert(w.platform, shared...))
 	w.ok(w.insert(w.acme, own...))
-	_, err := w.Tuples().WriteTuples(w.ctx, ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")}, []relation.Tuple{tuple("a")}, nil)
+	_, err := w.write(w.docs, w.acme.Tenant, authz.Write{Writes: []relation.Tuple{tuple("a")}})
 	w.ok(err)
 	type everything struct {
 		Instance store.Instance
 		Records  []directory.Record
 		Users    []*directory.User
 		Tuples   []relation.Tuple
-		Rev      relation.Revision
+		Loaded   authz.Loaded
 		Changes  []store.Batch
 		Events   []audit.OutboxEntry
 	}
@@ -362,7 +363,7 @@ func testReopen(t *testing.T, open Open) {
 		w.ok(err)
 		e.Users, err = w.Directory().Users(w.ctx, w.acme.Tenant, "", 100)
 		w.ok(err)
-		e.Tuples, e.Rev, err = w.Tuples().LoadTuples(w.ctx, w.docs)
+		e.Tuples, e.Loaded, err = w.load(w.ctx, w.docs)
 		w.ok(err)
 		e.Changes, err = w.Changes(w.ctx, w.acme.System, 0, 100)
 		w.ok(err)
