@@ -42,66 +42,134 @@ type ModelRecord struct {
 	Created     time.Time `json:"created"`
 }
 
-// application is an operator's application with its model versions. All its
-// stores share one compiled form of each version.
+// freePrefix begins the name of the application that a free store is to itself.
+const freePrefix = "store:"
+
+// FreeApplication returns the name of the application that a free store is to
+// itself: its models are its own, and the newest is in force.
+func FreeApplication(id relation.StoreID) string { return freePrefix + string(id) }
+
+// application is an operator's application with its model versions, or a free
+// store's own. All its stores share one compiled form of each version.
 type application struct {
 	name   string
 	syms   *symbols
 	active atomic.Pointer[bound]
 
-	// prepared is the model that PublishModel parsed last. The store delivers
-	// it back while its writer waits, and parsing may take a second.
-	prepared atomic.Pointer[schema.Model]
+	// prepared is the model that was compiled last. The store delivers it back
+	// while its writer waits, and compiling may take a second.
+	prepared atomic.Pointer[bound]
 
-	mu      sync.Mutex // guards records
+	mu      sync.Mutex // guards what follows
 	records map[string]ModelRecord
 	applied map[string]uint64 // how often ApplyModel told us of a version
+	others  []*bound          // compiled versions that are not in force, oldest use first
 }
+
+// maxOthers is how many versions that are not in force stay compiled: callers
+// pin old ones for months, but few at a time.
+const maxOthers = 8
 
 func newApplication(name string) *application {
 	return &application{name: name, syms: newSymbols(), records: map[string]ModelRecord{}, applied: map[string]uint64{}}
 }
 
+func (a *application) compile(source string) (*bound, error) {
+	m, err := schema.Parse(source)
+	if err != nil {
+		return nil, err
+	}
+	return bind(m, a.syms)
+}
+
 // take makes the record known and, if it is active, in force. Only active
-// models are parsed: an application may have hundreds of old ones.
+// models are compiled: an application may have hundreds of old ones.
 func (a *application) take(rec ModelRecord) error {
 	if schema.ID(rec.Source) != rec.ID {
 		return fault.New(fault.Integrity, "a stored model is not the one that its id names")
 	}
-	if !rec.Active {
-		return a.install(rec, nil)
-	}
-	m := a.prepared.Load()
-	if m == nil || m.ID() != rec.ID {
-		var err error
-		if m, err = schema.Parse(rec.Source); err != nil {
-			return fault.Wrap(fault.Integrity, "a stored model does not parse", err)
+	var b *bound
+	if rec.Active {
+		if b = a.prepared.Load(); b == nil || b.model.ID() != rec.ID {
+			var err error
+			if b, err = a.compile(rec.Source); err != nil {
+				return fault.Wrap(fault.Integrity, "a stored model does not compile", err)
+			}
 		}
 	}
-	return a.install(rec, m)
+	a.install(rec, b)
+	return nil
 }
 
-// install needs the model of an active record only.
-func (a *application) install(rec ModelRecord, m *schema.Model) error {
+// install needs the compiled form of an active record only.
+func (a *application) install(rec ModelRecord, compiled *bound) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch b := a.active.Load(); {
 	case rec.Active:
-		b, err := bind(m, a.syms)
-		if err != nil {
-			return err
-		}
 		for id, other := range a.records {
 			other.Active = false
 			a.records[id] = other
 		}
-		a.active.Store(b)
+		a.active.Store(compiled)
 	case b != nil && b.model.ID() == rec.ID:
 		a.active.Store(nil) // its turn has ended, and no other's has begun
 	}
 	a.records[rec.ID] = rec
 	a.applied[rec.ID]++
+}
+
+// reset makes the records the only ones: a free store was loaded.
+func (a *application) reset(records []ModelRecord) error {
+	if !strings.HasPrefix(a.name, freePrefix) {
+		return nil // the platform's, which are always here
+	}
+	a.mu.Lock()
+	a.records = map[string]ModelRecord{}
+	a.mu.Unlock()
+	a.active.Store(nil)
+	return a.takeAll(records)
+}
+
+func (a *application) takeAll(records []ModelRecord) error {
+	for _, rec := range records {
+		if err := a.take(rec); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// bound returns a compiled version; the active one for "". Errors: [ErrNoModel],
+// [fault.NotFound] if there is no active one.
+func (a *application) bound(id string) (*bound, error) {
+	b := a.active.Load()
+	switch {
+	case b != nil && (id == "" || id == b.model.ID()):
+		return b, nil
+	case id == "":
+		return nil, fault.New(fault.NotFound, "the application has no active model")
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rec, ok := a.records[id]
+	if !ok {
+		return nil, fault.Wrap(fault.Invalid, "the store has no such model", ErrNoModel)
+	}
+	if i := slices.IndexFunc(a.others, func(b *bound) bool { return b.model.ID() == id }); i >= 0 {
+		b = a.others[i]
+		a.others = append(slices.Delete(a.others, i, i+1), b)
+		return b, nil
+	}
+	b, err := a.compile(rec.Source)
+	if err != nil {
+		return nil, err
+	}
+	if len(a.others) == maxOthers {
+		a.others = slices.Delete(a.others, 0, 1)
+	}
+	a.others = append(a.others, b)
+	return b, nil
 }
 
 // ApplyModel takes a committed model record over: the wiring calls it with
@@ -124,51 +192,68 @@ func (e *Engine) ApplyModel(rec ModelRecord) error {
 
 // ApplyEntry takes one committed change of the kind [KindModel] over, as
 // [Engine.ApplyModel] does; other kinds do nothing. An entry that cannot be
-// read costs its application the model, for the same reason.
+// read costs its application the model, for the same reason. The model of a free
+// store comes into force with the revision that [Engine.Apply] is told next.
 func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
 	if kind != KindModel {
 		return nil
 	}
 	var rec ModelRecord
 	err := json.Unmarshal(payload, &rec)
-	if err == nil && key == rec.Application+"/"+rec.ID {
-		return e.ApplyModel(rec)
+	if err == nil && key != rec.Application+"/"+rec.ID {
+		err = fault.New(fault.Integrity, "a change of a model has the key of another")
 	}
-	if name, _, ok := strings.Cut(key, "/"); ok && name != System {
+	name, _, _ := strings.Cut(key, "/")
+	if id, free := strings.CutPrefix(name, freePrefix); free {
+		if ent := e.stores.get(relation.StoreID(id)); ent != nil {
+			ent.announce(rec, err)
+		}
+	} else if err == nil {
+		return e.ApplyModel(rec)
+	} else if name != System {
 		e.application(name).active.Store(nil)
 	}
-	return fault.Wrap(fault.Integrity, "a change of a model cannot be read", err)
+	if err != nil {
+		return fault.Wrap(fault.Integrity, "a change of a model cannot be read", err)
+	}
+	return nil
 }
 
-// PublishModel parses a model, stores it as the application's active one and
-// puts it in force. It returns the model's id and the revision of the change's
-// shard. Errors: those of [schema.Parse], [fault.Denied] for the system
+// PublishModel compiles a model, stores it and, if activate says so, puts it in
+// force. It returns the model's id and the revision of the change's shard. A
+// model that is not in force answers callers that name its id. Errors: those of
+// [schema.Parse] and of its conditions, [fault.Denied] for the system
 // application, and the store's.
-func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, application, source string) (string, relation.Revision, error) {
+func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, application, source string, activate bool) (string, relation.Revision, error) {
 	if application == System {
 		return "", relation.Revision{}, fault.New(fault.Denied, "the system model is fixed")
 	}
-	m, err := schema.Parse(source)
+	a := e.application(application)
+	b, err := a.compile(source)
 	if err != nil {
 		return "", relation.Revision{}, err
 	}
-	a := e.application(application)
-	a.prepared.Store(m)
+	id := b.model.ID()
+	a.prepared.Store(b)
 	a.mu.Lock()
-	before := a.applied[m.ID()]
+	before := a.applied[id]
+	known, ok := a.records[id]
 	a.mu.Unlock()
-	rec := ModelRecord{Application: application, ID: m.ID(), Source: source, Active: true, Created: e.cfg.Now().UTC()}
+	rec := ModelRecord{Application: application, ID: id, Source: source, Active: activate, Created: e.cfg.Now().UTC()}
+	if ok && known.Active {
+		rec.Active = true // proposing what is in force does not end its turn
+	}
 	rev, err := e.cfg.Store.PutModel(ctx, change, rec)
 	if err != nil {
 		return "", relation.Revision{}, err
 	}
 	a.mu.Lock()
-	delivered := a.applied[m.ID()] != before
+	delivered := a.applied[id] != before
 	a.mu.Unlock()
-	if !delivered { // a store that delivers nothing: its order is ours
-		err = a.install(rec, m)
+	if !delivered && !strings.HasPrefix(application, freePrefix) { // a store that delivers nothing: its order is ours
+		a.install(rec, b)
 	}
-	return m.ID(), rev, err
+	return id, rev, nil
 }
 
 // ActiveModel returns the application's model in force, and whether there is one.
@@ -198,6 +283,18 @@ func (e *Engine) Models(application string) []ModelRecord {
 	}
 	slices.SortFunc(out, func(a, b ModelRecord) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })
 	return out
+}
+
+// StoreModels returns the versions of the model that can answer about the store,
+// oldest first. Those of a free store are known only once it is loaded. Kinds:
+// [fault.NotFound] for an unknown store, [fault.Unavailable] when it cannot be
+// loaded.
+func (e *Engine) StoreModels(ctx context.Context, store relation.StoreID) ([]ModelRecord, error) {
+	ent, _, err := e.snapshot(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	return e.Models(ent.app.name), nil
 }
 
 // application returns the application of the name, an empty one if it is new.

@@ -15,11 +15,12 @@ import (
 // drive makes data after research/authz.md section 1: for each unit 300 users,
 // 30 nested groups, 265 folders on 4 levels and 4,000 documents, about 10,800
 // tuples, with questions of the four kinds.
-func drive(units int) (set map[relation.Tuple]bool, questions map[string][]Query) {
+func drive(units int) (set map[relation.Tuple]relation.Tuple, questions map[string][]Query) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	set, questions = map[relation.Tuple]bool{}, map[string][]Query{}
+	set, questions = map[relation.Tuple]relation.Tuple{}, map[string][]Query{}
 	add := func(object, rel, subject string) {
-		set[relation.Tuple{Object: object, Relation: rel, Subject: subject}] = true
+		t := relation.Tuple{Object: object, Relation: rel, Subject: subject}
+		set[t] = t
 	}
 	ask := func(kind, object, rel, subject string) {
 		questions[kind] = append(questions[kind], Query{Object: object, Relation: rel, Subject: subject})
@@ -145,7 +146,7 @@ func BenchmarkLoad(b *testing.B) {
 			start := processor()
 			for b.Loop() {
 				before := heap()
-				g, err := build(list, 1, newSymbols())
+				g, err := built(list)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -185,7 +186,7 @@ func TestCost(t *testing.T) {
 		list = append(list, tu)
 	}
 	before := heap()
-	g, err := build(list, 1, newSymbols())
+	g, err := built(list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,9 +209,19 @@ func TestCost(t *testing.T) {
 	}
 	write := tuples("folder:w0-folder-007#owner@user:w0-user-001")
 	if n := testing.AllocsPerRun(50, func() {
-		_, _ = w.Write(context.Background(), ledger.Change{Store: w.store}, write, nil)
-		_, _ = w.Write(context.Background(), ledger.Change{Store: w.store}, nil, write)
+		_, _ = w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Writes: write})
+		_, _ = w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Deletes: write})
 	}); n > 100 {
 		t.Errorf("a write and a delete: %v allocations: more is copied than what changed", n)
 	}
+}
+
+func built(list []relation.Tuple) (*graph, error) {
+	b := newBuilder(newSymbols())
+	for _, t := range list {
+		if err := b.add(t); err != nil {
+			return nil, err
+		}
+	}
+	return b.graph(1)
 }

@@ -24,7 +24,7 @@ func TestReadersWhileWriting(t *testing.T) {
 		"team": {"member": {allowed: []string{"user", "team#member"}, rewrite: refRewrite{op: "this"}}},
 		"doc": {
 			"parent": {allowed: []string{"doc"}, rewrite: refRewrite{op: "this"}},
-			"viewer": {allowed: []string{"user", "user:*", "team#member"}, rewrite: refRewrite{op: "union", operands: []refRewrite{
+			"viewer": {allowed: []string{"user", "user:*", "team#member"}, rewrite: refRewrite{op: "or", operands: []refRewrite{
 				{op: "this"}, {op: "from", relation: "viewer", tupleset: "parent"},
 			}}},
 		},
@@ -115,7 +115,7 @@ func TestReadersWhileWriting(t *testing.T) {
 		for enough := answers.Load() + 20; answers.Load() < enough && !t.Failed(); {
 			runtime.Gosched() // the readers go on
 		}
-		rev, err := w.Write(context.Background(), ledger.Change{Store: w.store}, s.writes, s.deletes)
+		rev, err := w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Writes: s.writes, Deletes: s.deletes})
 		if err != nil || rev.Rev != uint64(i)+2 {
 			close(done)
 			t.Fatalf("write %d: %v, %v", i, rev, err)
@@ -170,7 +170,7 @@ func TestReadersWhilePublishing(t *testing.T) {
 		})
 	}
 	for i := range 100 {
-		if _, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", []string{without, with}[i%2]); err != nil {
+		if _, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", []string{without, with}[i%2], true); err != nil {
 			t.Fatal(err)
 		}
 	}

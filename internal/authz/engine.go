@@ -13,36 +13,18 @@ package authz
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
-	"bulwark.example/internal/schema"
 	"bulwark.example/internal/secret"
 )
 
-// Store is what the engine needs of a database. Every method is safe for
-// concurrent use.
-type Store interface {
-	// LoadTuples returns all tuples of the store with the revision at which
-	// they were read, from one consistent view.
-	LoadTuples(context.Context, relation.StoreID) ([]relation.Tuple, relation.Revision, error)
-	// WriteTuples commits the changes with their event. A duplicate write or a
-	// missing delete has kind [fault.Conflict] and changes nothing. The batch
-	// reaches [Engine.Apply] before WriteTuples returns.
-	WriteTuples(_ context.Context, _ ledger.Change, writes, deletes []relation.Tuple) (relation.Revision, error)
-	LoadModels(context.Context) ([]ModelRecord, error)
-	// PutModel stores the record, new or known; an active one ends the turn of
-	// the application's active record in the same transaction.
-	PutModel(context.Context, ledger.Change, ModelRecord) (relation.Revision, error)
-}
-
 // Config says what an engine works with. All fields but MAC and Epoch are required.
 type Config struct {
-	Store Store
+	Store   Store
+	Archive Archive
 	// Application returns the application of a store, [System] for a system
 	// store; false if the store is unknown. The answer must never change for
 	// one id. It is asked once for each store.
@@ -67,17 +49,15 @@ type Engine struct {
 // by store on first use. Errors: [fault.Invalid] for an incomplete Config, the
 // store's, and [fault.Integrity] when an active stored model is not usable.
 func New(ctx context.Context, cfg Config) (*Engine, error) {
-	if cfg.Store == nil || cfg.Application == nil || cfg.Now == nil {
-		return nil, fault.New(fault.Invalid, "authz: Store, Application and Now are required")
+	if cfg.Store == nil || cfg.Archive == nil || cfg.Application == nil || cfg.Now == nil {
+		return nil, fault.New(fault.Invalid, "authz: Store, Archive, Application and Now are required")
 	}
 	e := &Engine{cfg: cfg, applications: map[string]*application{}}
-	m, err := schema.Parse(SystemModel)
+	system, err := e.application(System).compile(SystemModel)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "authz: the system model", err)
 	}
-	if err := e.application(System).install(ModelRecord{ID: m.ID(), Source: SystemModel, Active: true}, m); err != nil {
-		return nil, err
-	}
+	e.application(System).install(ModelRecord{ID: system.model.ID(), Source: SystemModel, Active: true}, system)
 	records, err := cfg.Store.LoadModels(ctx)
 	if err != nil {
 		return nil, err
@@ -102,7 +82,15 @@ type Query struct {
 	Object   string
 	Relation string
 	Subject  string
+	Asked         // what else a question may bring
 	Explain  bool // fill Decision.Trace
+}
+
+// Asked is what every kind of question may bring along.
+type Asked struct {
+	Model      string           // id of the model to answer by; "" for the active one
+	Contextual []relation.Tuple // count for this question as if they were stored
+	Context    map[string]any   // for conditions; as encoding/json decodes an object
 }
 
 // Decision answers a [Query]. The zero Decision denies.
@@ -115,112 +103,92 @@ type Decision struct {
 
 // Check answers the question at the latest revision that this process has. On
 // an error the Decision is zero and the caller denies. Kinds: [fault.Invalid]
-// for a malformed question or a type or relation that the model lacks,
-// [fault.NotFound] for an unknown store or an application without a model,
-// [fault.Exhausted] beyond the depth of 25 or 262,144 tuples followed,
-// [fault.Unavailable] when the store cannot be loaded.
+// for a malformed question, a type or relation that the model lacks
+// ([ErrNoType], [ErrNoRelation]), a model that the store lacks ([ErrNoModel]), a
+// contextual tuple that the model does not allow ([ErrTuple]) and for a condition
+// on which the answer depends and that cannot be evaluated; [fault.NotFound] for
+// an unknown store or an application without a model, [fault.TooLarge] beyond
+// [MaxContextual], [fault.Exhausted] beyond the depth of 25 or 262,144 tuples
+// followed, [fault.Unavailable] when the store cannot be loaded.
 func (e *Engine) Check(ctx context.Context, q Query) (Decision, error) {
-	ent, snap, err := e.snapshot(ctx, q.Store)
+	ev, err := e.ask(ctx, q.Store, &q.Asked)
 	if err != nil {
 		return Decision{}, err
 	}
-	model := ent.app.active.Load()
-	if model == nil {
-		return Decision{}, fault.New(fault.NotFound, "the application has no active model")
-	}
-	object, prog, err := snap.question(model, q.Object, q.Relation)
-	if err != nil {
-		return Decision{}, err
-	}
-	who, err := snap.asker(model, q.Subject)
-	if err != nil {
-		return Decision{}, err
-	}
-	ev := newEvaluator(snap, who)
 	defer ev.release()
-	if q.Explain {
-		ev.rec = &recorder{}
-	}
-	same := who.rel != plain && len(q.Subject) > len(q.Object) && q.Subject[len(q.Object)] == '#' && q.Subject[:len(q.Object)] == q.Object
-	g, allowed, err := ev.run(ctx, object, prog, same)
+	return e.decide(ev, &q)
+}
+
+// decide answers one question in the evaluator's snapshot.
+func (e *Engine) decide(ev *evaluator, q *Query) (Decision, error) {
+	object, typ, err := ev.objectOf(q.Object)
 	if err != nil {
 		return Decision{}, err
 	}
-	d := Decision{
-		Allowed:  allowed,
-		Revision: relation.Revision{Epoch: e.cfg.Epoch, Store: q.Store, Rev: snap.rev},
-		Model:    model.model.ID(),
+	prog, err := typ.program(q.Relation)
+	if err != nil {
+		return Decision{}, err
 	}
+	if ev.who, err = ev.askerOf(q.Subject); err != nil {
+		return Decision{}, err
+	}
+	if ev.who.set && object == 0 {
+		ev.same = len(q.Subject) > len(q.Object) && q.Subject[len(q.Object)] == '#' && q.Subject[:len(q.Object)] == q.Object
+	}
+	ev.walk = ev.walk || q.Explain || ev.who.every == 0 // sets are kept for objects
+	v, f := ev.answer(object, prog, false)
+	if err := ev.failure(v); err != nil {
+		return Decision{}, err
+	}
+	d := Decision{Allowed: v == yes, Revision: e.revision(q.Store, ev.snap), Model: ev.model.model.ID()}
 	if q.Explain {
-		d.Trace = ev.trace(&q, &d, g)
+		d.Trace = ev.trace(q, &d, f)
 	}
 	return d, nil
 }
 
-// trace is kept apart so that q escapes to the heap only when it is called for.
-func (ev *evaluator) trace(asked *Query, d *Decision, g grant) *Trace {
-	q := *asked
-	t := &Trace{
-		Store: q.Store, Revision: d.Revision.Rev, Model: d.Model, Allowed: d.Allowed,
-		Object: q.Object, Relation: q.Relation, Subject: q.Subject,
-	}
-	if d.Allowed {
-		t.Path = ev.path(g, &q)
-	} else {
-		t.Tried, t.Omitted = ev.tried(&q), ev.rec.omitted
-	}
-	return t
-}
-
-// question finds the object and the program. An object that the graph knows is
-// well formed, so only unknown ones are looked at closely.
-func (s *snapshot) question(m *bound, object, rel string) (uint32, *program, error) {
-	id := s.find(object)
-	var typ *boundType
-	if id != 0 {
-		typ = m.typeOf(s.entity(id).typ)
-	} else {
-		if !relation.ValidObject(object) {
-			return 0, nil, fault.New(fault.Invalid, "the object must be type:id")
-		}
-		name, _, _ := relation.SplitObject(object)
-		typ = m.types[name]
-	}
-	if typ == nil {
-		return 0, nil, fault.New(fault.Invalid, "the model has no such type of object")
-	}
-	prog := typ.programs[rel]
-	if prog == nil {
-		return 0, nil, fault.New(fault.Invalid, "the type "+typ.name+" has no such relation")
-	}
-	return id, prog, nil
-}
-
-func (s *snapshot) asker(m *bound, subject string) (asker, error) {
-	object, rel, userset := strings.Cut(subject, "#")
-	var typ *boundType
-	id := s.find(object)
-	if id != 0 {
-		typ = m.typeOf(s.entity(id).typ)
-	} else {
-		if !relation.ValidSubject(subject) {
-			return asker{}, fault.New(fault.Invalid, "the user must be type:id, type:id#relation or type:*")
-		}
-		name, _, _ := relation.SplitObject(object)
-		typ = m.types[name]
-	}
-	if typ == nil {
-		return asker{}, fault.New(fault.Invalid, "the model has no such type of user")
-	}
+// failure returns why a question has no answer; nil if it has one. What depends
+// on its own negation is denied, as OpenFGA does.
+func (ev *evaluator) failure(v truth) error {
 	switch {
-	case userset:
-		prog := typ.programs[rel]
-		if prog == nil {
-			return asker{}, fault.New(fault.Invalid, "the type "+typ.name+" has no such relation")
-		}
-		return asker{id, prog.rel, typ.sym}, nil
-	case id == 0 && strings.HasSuffix(object, ":*"):
-		return asker{0, wildcard, typ.sym}, nil
+	case ev.fatal != nil:
+		return ev.fatal
+	case v == unknown && ev.cause != nil:
+		return ev.cause
+	case v == unknown:
+		return fault.New(fault.Internal, "a question has no answer, for no reason")
 	}
-	return asker{id, plain, typ.sym}, nil
+	return nil
+}
+
+// ask makes an evaluator for a question about the store.
+func (e *Engine) ask(ctx context.Context, store relation.StoreID, a *Asked) (*evaluator, error) {
+	ent, snap, err := e.snapshot(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	model, err := ent.app.bound(a.Model)
+	if err != nil {
+		return nil, err
+	}
+	return e.askIn(ctx, ent, snap, model, a)
+}
+
+// askIn makes an evaluator for a question about the snapshot.
+func (e *Engine) askIn(ctx context.Context, ent *entry, snap *snapshot, model *bound, a *Asked) (*evaluator, error) {
+	ev := newEvaluator(ctx, snap, model, e.cfg.Now)
+	var err error
+	if len(a.Contextual) > 0 {
+		if ev.over, err = lay(snap, model, ent.app.syms, a.Contextual); err != nil {
+			ev.release()
+			return nil, err
+		}
+		ev.walk = true // the sets know the stored tuples only
+	}
+	ev.asked = a.Context
+	return ev, nil
+}
+
+func (e *Engine) revision(store relation.StoreID, s *snapshot) relation.Revision {
+	return relation.Revision{Epoch: e.cfg.Epoch, Store: store, Rev: s.rev}
 }

@@ -1,144 +1,201 @@
 package authz
 
 import (
-	"cmp"
+	"encoding/json"
 	"slices"
-	"strings"
+	"sync/atomic"
 
+	"bulwark.example/internal/condition"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/schema"
 )
 
 // snapshot is one store's graph at one revision. It never changes.
-//
-// The reverse index (subject to objects), which lists need, will be a second
-// set of pages with the same form: [edges] of (relation, subject relation) by
-// subject. Check does not read it, so this version does not carry its cost.
 type snapshot struct {
 	view
-	rev    uint64
-	tuples int
-	pages  []*page // by object number
+	rev     uint64
+	tuples  int
+	out     pages    // from an object to its subjects
+	in      pages    // from a subject to the objects whose tuples name it: for lists and group sets
+	touched []uint64 // by the symbol of a type: when a tuple on an object of it changed last
+	guards  caveats
+	sets    *groupSets // shared by all snapshots of one graph
 }
 
-const pageSize = 1 << 7
+// caveat is why a tuple counts only sometimes.
+type caveat struct {
+	condition string
+	context   string // as in [relation.Tuple]
+	expires   int64
+	stored    map[string]any // context, decoded
 
-// page is the unit of copy-on-write.
-type page [pageSize]edges
+	own *atomic.Pointer[condition.Condition] // of the tuple's own condition, once compiled
+}
 
-// edges returns what the tuples on the object say; nil for an unknown object.
-func (s *snapshot) edges(object uint32) edges {
-	if p := int(object / pageSize); p < len(s.pages) && s.pages[p] != nil {
-		return s.pages[p][object%pageSize]
+// caveats is a table that only grows, by its writer; number 0 is none.
+type caveats struct {
+	chunks []*[caveatChunk]caveat
+	n      uint32
+}
+
+const caveatChunk = 1 << 6
+
+func (c *caveats) get(id uint32) *caveat { return &c.chunks[id/caveatChunk][id%caveatChunk] }
+
+func (c *caveats) add(v caveat) uint32 {
+	c.n++
+	if int(c.n/caveatChunk) >= len(c.chunks) {
+		c.chunks = append(c.chunks, new([caveatChunk]caveat))
 	}
-	return nil
+	*c.get(c.n) = v
+	return c.n
+}
+
+// caveatOf returns the tuple's caveat, and whether it has one.
+func caveatOf(t relation.Tuple) (caveat, bool, error) {
+	if t.Condition == "" && t.Expires == 0 {
+		return caveat{}, false, nil
+	}
+	c := caveat{condition: t.Condition, context: t.Context, expires: t.Expires}
+	if t.Condition == schema.Inline {
+		c.own = new(atomic.Pointer[condition.Condition])
+	}
+	if t.Context != "" {
+		if err := json.Unmarshal([]byte(t.Context), &c.stored); err != nil {
+			return caveat{}, false, fault.Wrap(fault.Invalid, "the condition's context is no JSON object", err)
+		}
+	}
+	return c, true, nil
 }
 
 // graph is the writer's side of one store. The store's lock guards it.
 type graph struct {
-	in   *interner
-	syms *symbols
-	cur  *snapshot
+	in     *interner
+	syms   *symbols
+	guards caveats
+	known  map[caveatKey]uint32
+	cur    *snapshot
 }
 
-// edge is a tuple in numbers.
-type edge struct{ object, key, word uint32 }
+type caveatKey struct {
+	condition, context string
+	expires            int64
+}
+
+// tie is a tuple in numbers.
+type tie struct{ object, key, word, caveat uint32 }
+
+func (t tie) out() edge { return edge{from: t.object, key: t.key, word: t.word, caveat: t.caveat} }
+
+func (t tie) in() edge { return edge{from: t.word, key: t.key, word: t.object, caveat: t.caveat} }
 
 // encode interns the parts of a valid tuple.
-func (g *graph) encode(t relation.Tuple) (edge, error) {
-	rel, err := g.syms.add(t.Relation)
+func (g *graph) encode(t relation.Tuple) (e tie, err error) {
+	object, srel := relation.SplitSubject(t.Subject)
+	typ, _, _ := relation.SplitObject(t.Object)
+	rel, err := g.syms.add(typ, t.Relation)
 	if err != nil {
-		return edge{}, err
+		return e, err
 	}
-	object, err := g.in.add(t.Object, g.syms)
+	subject, err := g.syms.add(subjectForm(object, srel))
 	if err != nil {
-		return edge{}, err
+		return e, err
 	}
-	sobj, srel := relation.SplitSubject(t.Subject)
-	if typ, everyone := strings.CutSuffix(sobj, ":*"); everyone {
-		y, err := g.syms.add(typ)
-		return edge{object, edgeKey(rel, wildcard), uint32(y)}, err
+	e.key = edgeKey(rel, subject)
+	if e.object, err = g.in.add(t.Object, g.syms); err != nil {
+		return e, err
 	}
-	y := plain
-	if srel != "" {
-		if y, err = g.syms.add(srel); err != nil {
-			return edge{}, err
-		}
+	if e.word, err = g.in.add(object, g.syms); err != nil {
+		return e, err
 	}
-	word, err := g.in.add(sobj, g.syms)
-	return edge{object, edgeKey(rel, y), word}, err
+	e.caveat, err = g.caveat(t)
+	return e, err
 }
 
-// build makes a graph of all the tuples of a store at a revision. A malformed
-// tuple or one that is there twice has kind [fault.Integrity].
-func build(tuples []relation.Tuple, rev uint64, syms *symbols) (*graph, error) {
-	g := &graph{in: newInterner(len(tuples) / 2), syms: syms}
-	list := make([]edge, 0, len(tuples))
-	for _, t := range tuples {
-		if err := t.Validate(); err != nil {
-			return nil, fault.Wrap(fault.Integrity, "the store holds a malformed tuple", err)
-		}
-		e, err := g.encode(t)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, e)
+func (g *graph) caveat(t relation.Tuple) (uint32, error) {
+	c, ok, err := caveatOf(t)
+	if err != nil || !ok {
+		return 0, err
 	}
-	return g, g.fill(list, rev)
+	key := caveatKey{c.condition, c.context, c.expires}
+	id, ok := g.known[key]
+	if !ok {
+		id = g.guards.add(c)
+		g.known[key] = id
+	}
+	return id, nil
 }
 
-// fill makes the first snapshot out of a list of edges in any order.
-func (g *graph) fill(list []edge, rev uint64) error {
-	slices.SortFunc(list, func(a, b edge) int {
-		return cmp.Or(cmp.Compare(a.object, b.object), cmp.Compare(a.key, b.key), cmp.Compare(a.word, b.word))
-	})
-	s := &snapshot{rev: rev, tuples: len(list), pages: make([]*page, g.in.n/pageSize+1)}
-	for i := 0; i < len(list); {
-		number := list[i].object / pageSize
-		end := i
-		words := 0
-		for ; end < len(list) && list[end].object/pageSize == number; end++ {
-			if words++; end == i || list[end].object != list[end-1].object || list[end].key != list[end-1].key {
-				words += 2
-			} else if list[end].word == list[end-1].word {
-				return fault.New(fault.Integrity, "the store holds one tuple twice")
-			}
-		}
-		s.pages[number] = fillPage(list[i:end], words)
-		i = end
+// builder makes a graph out of the tuples of a store, in any order.
+type builder struct {
+	g    *graph
+	list []tie
+}
+
+func newBuilder(syms *symbols) *builder {
+	return &builder{g: &graph{in: newInterner(0), syms: syms, known: map[caveatKey]uint32{}}}
+}
+
+// add takes one tuple. A malformed one has kind [fault.Integrity].
+func (b *builder) add(t relation.Tuple) error {
+	if err := t.Validate(); err != nil {
+		return fault.Wrap(fault.Integrity, "the store holds a malformed tuple", err)
 	}
-	s.view = g.in.view
-	g.cur = s
+	e, err := b.g.encode(t)
+	if err != nil {
+		return err
+	}
+	b.list = append(b.list, e)
 	return nil
 }
 
-// fillPage lays the edges of a page's objects into one block of memory.
-func fillPage(list []edge, words int) *page {
-	p := new(page)
-	block := make(edges, 0, words)
-	for i := 0; i < len(list); {
-		begin := len(block)
-		object := list[i].object
-		for i < len(list) && list[i].object == object {
-			key, head := list[i].key, len(block)
-			block = append(block, key, 0)
-			for ; i < len(list) && list[i].object == object && list[i].key == key; i++ {
-				block = append(block, list[i].word)
-				block[head+1]++
-			}
-		}
-		p[object%pageSize] = block[begin:len(block):len(block)]
+// graph ends the building. A tuple that is there twice has kind [fault.Integrity].
+func (b *builder) graph(rev uint64) (*graph, error) {
+	g := b.g
+	s := &snapshot{rev: rev, tuples: len(b.list)}
+	list := make([]edge, len(b.list))
+	for i, t := range b.list {
+		list[i] = t.out()
 	}
-	return p
+	sortEdges(list)
+	for i := 1; i < len(list); i++ {
+		if a, b := list[i-1], list[i]; a.from == b.from && a.key == b.key && a.word == b.word {
+			return nil, fault.New(fault.Integrity, "the store holds one tuple twice")
+		}
+	}
+	s.out = fill(list, g.in.n)
+	for i, t := range b.list {
+		list[i] = t.in()
+	}
+	sortEdges(list)
+	s.in = fill(list, g.in.n)
+	s.view, s.guards, s.sets = g.in.view, g.guards, newGroupSets(g.in.n)
+	g.cur = s
+	return g, nil
 }
 
 // apply makes the next snapshot, at revision rev. An error leaves the graph
 // unusable: the caller drops it. Kind [fault.Integrity] means that the changes
 // do not fit the graph, so something was missed.
 func (g *graph) apply(rev uint64, writes, deletes []relation.Tuple) error {
-	next := &snapshot{rev: rev, tuples: g.cur.tuples, pages: g.cur.pages}
-	copied := map[uint32]bool{}
-	change := func(t relation.Tuple, f func(edges, uint32, uint32) (edges, bool)) error {
+	next := *g.cur
+	next.rev, next.tuples = rev, g.cur.tuples+len(writes)-len(deletes)
+	if len(writes)+len(deletes) == 0 {
+		g.cur = &next
+		return nil
+	}
+	next.touched = slices.Clone(g.cur.touched)
+	out := make([]change, 0, len(writes)+len(deletes))
+	in := make([]change, 0, cap(out))
+	for i := range cap(out) {
+		gone := i < len(deletes)
+		var t relation.Tuple
+		if gone {
+			t = deletes[i].Key()
+		} else {
+			t = writes[i-len(deletes)]
+		}
 		if err := t.Validate(); err != nil {
 			return fault.Wrap(fault.Integrity, "the store holds a malformed tuple", err)
 		}
@@ -146,90 +203,82 @@ func (g *graph) apply(rev uint64, writes, deletes []relation.Tuple) error {
 		if err != nil {
 			return err
 		}
-		if len(copied) == 0 {
-			next.pages = slices.Clone(next.pages)
-		}
-		number := e.object / pageSize
-		for int(number) >= len(next.pages) {
-			next.pages = append(next.pages, nil)
-		}
-		if !copied[number] {
-			copied[number] = true
-			p := new(page)
-			if old := next.pages[number]; old != nil {
-				*p = *old
-			}
-			next.pages[number] = p
-		}
-		at := &next.pages[number][e.object%pageSize]
-		changed, ok := f(*at, e.key, e.word)
-		if !ok {
-			return fault.New(fault.Integrity, "a change does not fit the graph: "+t.Relation)
-		}
-		*at = changed
-		return nil
+		out, in = append(out, change{e.out(), gone}), append(in, change{e.in(), gone})
+		next.touch(g.in.entity(e.object).typ)
 	}
-	for _, t := range deletes {
-		if err := change(t, edges.without); err != nil {
-			return err
-		}
+	var err error
+	if next.out, err = next.out.with(out, g.in.n); err != nil {
+		return err
 	}
-	for _, t := range writes {
-		if err := change(t, edges.with); err != nil {
-			return err
-		}
+	if next.in, err = next.in.with(in, g.in.n); err != nil {
+		return err
 	}
-	next.tuples += len(writes) - len(deletes)
-	next.view = g.in.view
-	g.cur = next
-	if int(g.in.n) > 4*next.tuples+4096 {
+	next.view, next.guards = g.in.view, g.guards
+	next.sets = next.sets.fitting(g.in.n)
+	g.cur = &next
+	if garbage := int(g.in.n) + int(g.guards.n); garbage > 5*next.tuples+4096 {
 		return g.compact()
 	}
 	return nil
 }
 
-// compact forgets the names that no tuple holds any more, by building the graph
-// again. Each tuple brings two names at most, so the work is paid for by the
-// deletes that made it necessary.
-func (g *graph) compact() error {
-	old := g.cur
-	fresh := &graph{in: newInterner(old.tuples / 2), syms: g.syms}
-	list := make([]edge, 0, old.tuples)
-	var failed error
-	for object := uint32(1); object <= old.n; object++ {
-		old.edges(object).all(func(key, word uint32) bool {
-			var e edge
-			if e.object, failed = fresh.in.add(old.name(object), g.syms); failed != nil {
-				return false
-			}
-			e.key, e.word = key, word
-			if keySubject(key) != wildcard {
-				e.word, failed = fresh.in.add(old.name(word), g.syms)
-			}
-			list = append(list, e)
-			return failed == nil
-		})
-		if failed != nil {
-			return failed
-		}
+func (s *snapshot) touch(typ sym) {
+	for int(typ) >= len(s.touched) {
+		s.touched = append(s.touched, 0)
 	}
-	if err := fresh.fill(list, old.rev); err != nil {
+	s.touched[typ] = s.rev
+}
+
+// compact forgets the names and caveats that no tuple holds any more, by
+// building the graph again. Each tuple brings two names and a caveat at most, so
+// the work is paid for by the deletes that made it necessary.
+func (g *graph) compact() error {
+	b := newBuilder(g.syms)
+	var failed error
+	forms := g.syms.table().forms
+	g.cur.each(func(object, key, word, caveat uint32) bool {
+		failed = b.add(g.cur.tuple(object, key, word, caveat, forms))
+		return failed == nil
+	})
+	if failed != nil {
+		return failed
+	}
+	fresh, err := b.graph(g.cur.rev)
+	if err != nil {
 		return err
 	}
 	*g = *fresh
 	return nil
 }
 
+// each yields all tuples in numbers.
+func (s *snapshot) each(yield func(object, key, word, caveat uint32) bool) {
+	for object := uint32(1); object <= s.n; object++ {
+		for i, nd := 0, s.out.node(object); i < len(nd); {
+			key, words, caveats, after := nd.next(i)
+			for n, w := range words {
+				var c uint32
+				if caveats != nil {
+					c = caveats[n]
+				}
+				if !yield(object, key&^guarded, w, c) {
+					return
+				}
+			}
+			i = after
+		}
+	}
+}
+
 // tuple spells an edge.
-func (s *snapshot) tuple(object, key, word uint32, names []string) relation.Tuple {
-	t := relation.Tuple{Object: s.name(object), Relation: names[keyRelation(key)]}
-	switch srel := keySubject(key); srel {
-	case plain:
-		t.Subject = s.name(word)
-	case wildcard:
-		t.Subject = names[word] + ":*"
-	default:
-		t.Subject = s.name(word) + "#" + names[srel]
+func (s *snapshot) tuple(object, key, word, caveat uint32, forms []form) relation.Tuple {
+	t := relation.Tuple{Object: s.name(object), Relation: forms[keyRelation(key)].rel, Subject: s.name(word)}
+	if f := forms[keySubject(key)]; f.rel != "" && f.rel != everyone {
+		t.Subject += "#" + f.rel
+	}
+	if caveat != 0 {
+		c := s.guards.get(caveat)
+		t.Condition, t.Context, t.Expires = c.condition, c.context, c.expires
 	}
 	return t
 }

@@ -3,67 +3,121 @@ package authz
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 )
 
-// Edges behave as a set of (key, word) whatever is added and removed, and the
-// older versions stay what they were.
-func TestEdges(t *testing.T) {
+// Pages behave as a set of edges whatever comes and goes, guarded or not, and
+// the older versions stay what they were.
+func TestPages(t *testing.T) {
 	t.Parallel()
+	type at struct{ from, key, word uint32 }
 	rapid.Check(t, func(rt *rapid.T) {
-		var e edges
-		want := map[[2]uint32]bool{}
-		var versions []edges
-		var copies []edges
-		for range rapid.IntRange(1, 60).Draw(rt, "n") {
-			key, word := uint32(rapid.IntRange(1, 4).Draw(rt, "key")), uint32(rapid.IntRange(1, 20).Draw(rt, "word"))
-			at := [2]uint32{key, word}
-			var changed bool
-			if rapid.Bool().Draw(rt, "add") {
-				if e, changed = e.with(key, word); changed == want[at] {
-					rt.Fatalf("with(%v) = %v", at, changed)
-				}
-				want[at] = true
-			} else {
-				if e, changed = e.without(key, word); changed != want[at] {
-					rt.Fatalf("without(%v) = %v", at, changed)
-				}
-				delete(want, at)
+		want := map[at]uint32{} // to the caveat
+		ps := fill(nil, 3*pageSize)
+		var versions []pages
+		var copies []map[at]uint32
+		draw := func() at {
+			return at{
+				uint32(rapid.SampledFrom([]int{1, 2, pageSize - 1, pageSize, 3 * pageSize, 4*pageSize + 1}).Draw(rt, "from")),
+				uint32(rapid.IntRange(1, 3).Draw(rt, "key")), uint32(rapid.IntRange(1, 12).Draw(rt, "word")),
 			}
-			versions, copies = append(versions, e), append(copies, slices.Clone(e))
-			n, last := 0, [2]uint32{}
-			e.all(func(key, word uint32) bool {
-				at := [2]uint32{key, word}
-				if !want[at] || slices.Compare(last[:], at[:]) >= 0 {
-					rt.Fatalf("%v after %v in %v", at, last, e)
-				}
-				last = at
-				n++
-				return true
-			})
-			if n != len(want) {
-				rt.Fatalf("%d edges, want %d", n, len(want))
-			}
-			for key := uint32(0); key < 6; key++ {
-				for word := uint32(0); word < 22; word++ {
-					if e.holds(key, word) != want[[2]uint32{key, word}] {
-						rt.Fatalf("holds(%d, %d) in %v", key, word, e)
+		}
+		spelled := func(ps pages) map[at]uint32 {
+			got := map[at]uint32{}
+			for from := uint32(0); from < uint32(len(ps)*pageSize); from++ {
+				var last [2]uint32
+				for i, nd := 0, ps.node(from); i < len(nd); {
+					key, words, caveats, after := nd.next(i)
+					i = after
+					for n, w := range words {
+						e := edge{from: from, key: key &^ guarded, word: w}
+						if caveats != nil {
+							e.caveat = caveats[n]
+						}
+						now := [2]uint32{key, w}
+						if slices.Compare(last[:], now[:]) >= 0 || e.stored() != key {
+							rt.Fatalf("%v after %v", e, last)
+						}
+						last = now
+						got[at{from, e.key, w}] = e.caveat
 					}
+				}
+			}
+			return got
+		}
+		for range rapid.IntRange(1, 30).Draw(rt, "batches") {
+			next := maps.Clone(want)
+			var changes []change
+			fits := true
+			for range rapid.IntRange(1, 6).Draw(rt, "changes") {
+				w, caveat := draw(), uint32(rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "caveat"))
+				old, there := next[w]
+				if slices.ContainsFunc(changes, func(c change) bool { return at{c.from, c.key, c.word} == w }) {
+					continue
+				}
+				c := change{edge: edge{from: w.from, key: w.key, word: w.word, caveat: caveat}}
+				op := rapid.SampledFrom([]string{"come", "come", "go", "swap"}).Draw(rt, "op")
+				if op == "come" && there && (old == 0) != (caveat == 0) {
+					continue // that a key stands once is the store's to see to
+				}
+				if op != "come" {
+					gone := c
+					gone.gone, gone.caveat = true, 0
+					fits = fits && there
+					changes = append(changes, gone)
+					delete(next, w)
+				} else {
+					fits = fits && !there
+				}
+				if op != "go" {
+					changes = append(changes, c)
+					next[w] = caveat
+				}
+			}
+			after, err := ps.with(changes, 5*pageSize)
+			if (err == nil) != fits {
+				rt.Fatalf("%v: %v, fits: %v", changes, err, fits)
+			}
+			if err != nil {
+				continue
+			}
+			ps, want = after, next
+			if diff := cmp.Diff(want, spelled(ps)); diff != "" {
+				rt.Fatalf("%v: %s", changes, diff)
+			}
+			versions, copies = append(versions, ps), append(copies, maps.Clone(want))
+			for w, c := range want {
+				key := w.key
+				if c != 0 {
+					key |= guarded
+				}
+				if words, _ := ps.node(w.from).group(key); !holds(words, w.word) {
+					rt.Fatalf("%v is not held", w)
 				}
 			}
 		}
 		for i := range versions {
-			if !slices.Equal(versions[i], copies[i]) {
-				rt.Fatalf("version %d changed", i)
+			if diff := cmp.Diff(copies[i], spelled(versions[i])); diff != "" {
+				rt.Fatalf("version %d changed: %s", i, diff)
 			}
+		}
+		var list []edge
+		for w, c := range want {
+			list = append(list, edge{w.from, w.key, w.word, c})
+		}
+		sortEdges(list)
+		if diff := cmp.Diff(want, spelled(fill(list, 5*pageSize))); diff != "" {
+			rt.Fatalf("filled: %s", diff)
 		}
 	})
 }
@@ -127,7 +181,7 @@ func TestInterner(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if v := in.view; v.find("type1:nobody") != 0 || syms.table().names[in.entity(2).typ] != "type1" {
+	if v := in.view; v.find("type1:nobody") != 0 || syms.table().forms[in.entity(2).typ] != (form{"type1", ""}) {
 		t.Error("an unknown name is found, or a type is wrong")
 	}
 }
@@ -168,17 +222,17 @@ func TestChurnIsForgotten(t *testing.T) {
 func TestNamesRunOut(t *testing.T) {
 	t.Parallel()
 	syms := newSymbols()
-	table := &symtab{byName: map[string]sym{}, names: make([]string, wildcard)}
+	table := &symtab{byForm: map[form]sym{}, forms: make([]form, maxSymbols+1)}
 	syms.cur.Store(table)
-	if _, err := syms.add("one too many"); err == nil {
-		t.Error("a symbol took the wildcard's place")
+	if _, err := syms.add("one too many", ""); err == nil {
+		t.Error("a symbol took the bit of guarded keys")
 	}
 	w := newWorld(t, docs, demo...)
 	if _, err := w.ask(t, demo[0]); err != nil {
 		t.Fatal(err)
 	}
 	w.stores.get(w.store).app.syms.cur.Store(table)
-	_, _ = w.Write(context.Background(), ledger.Change{Store: w.store}, nil, tuples(demo[1])) // its names are unknown now
+	_, _ = w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Deletes: tuples(demo[1])}) // its names are unknown now
 	if d, err := w.ask(t, demo[0]); err == nil || d.Allowed {
 		t.Errorf("a store that cannot be interned answers %+v", d)
 	}

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync/atomic"
 
 	"bulwark.example/internal/fault"
@@ -25,7 +26,8 @@ type view struct {
 	table *slots
 	ents  []*[entityChunk]entity
 	arena []*[arenaChunk]byte
-	n     uint32 // numbers 1..n are defined
+	n     uint32   // numbers 1..n are defined
+	every []uint32 // by the form "user:*": the number of that name
 }
 
 const (
@@ -38,7 +40,7 @@ type entity struct {
 	chunk uint32 // of the arena
 	off   uint16
 	size  uint16 // relation.MaxObject fits
-	typ   sym
+	typ   sym    // the form of a subject that it can be: its type, or everyone of a type
 }
 
 // slots is an open-addressing table: the upper half of a slot holds 32 bits of
@@ -83,17 +85,25 @@ func (v *view) bytes(id uint32) []byte {
 	return v.arena[e.chunk][e.off : e.off+e.size : e.off+e.size]
 }
 
+// everyone returns the number of everyone of the form; 0 if no tuple names them.
+func (v *view) everyone(y sym) uint32 {
+	if int(y) < len(v.every) {
+		return v.every[y]
+	}
+	return 0
+}
+
 // name returns "type:id".
 func (v *view) name(id uint32) string { return string(v.bytes(id)) }
 
 // add returns the number of the object, a new one if needed. The object must be
-// valid. The error has kind [fault.Exhausted].
+// valid, or everyone of a type. The error has kind [fault.Exhausted].
 func (in *interner) add(object string, syms *symbols) (uint32, error) {
 	if id := in.find(object); id != 0 {
 		return id, nil
 	}
-	typ, _, _ := relation.SplitObject(object)
-	y, err := syms.add(typ)
+	typ, rel := subjectForm(object, "")
+	y, err := syms.add(typ, rel)
 	if err != nil {
 		return 0, err
 	}
@@ -114,10 +124,26 @@ func (in *interner) add(object string, syms *symbols) (uint32, error) {
 	if int(id/entityChunk) >= len(in.ents) {
 		in.ents = append(in.ents, new([entityChunk]entity))
 	}
+	if rel == everyone {
+		in.every = slices.Clone(in.every) // readers keep theirs
+		for len(in.every) <= int(y) {
+			in.every = append(in.every, 0)
+		}
+		in.every[y] = id
+	}
 	*in.entity(id) = entity{chunk: uint32(chunk), off: uint16(off), size: uint16(len(object)), typ: y}
 	in.n = id
 	in.table.put(maphash.String(in.table.seed, object), id)
 	return id, nil
+}
+
+// subjectForm returns the form of a subject in its two parts.
+func subjectForm(object, rel string) (string, string) {
+	typ, id, _ := relation.SplitObject(object)
+	if id == everyone {
+		rel = everyone
+	}
+	return typ, rel
 }
 
 func (t *slots) put(h uint64, id uint32) {

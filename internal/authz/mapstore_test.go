@@ -1,9 +1,12 @@
 package authz
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +22,7 @@ import (
 // delivery before the answer.
 type mapStore struct {
 	mu     sync.Mutex
-	tuples map[relation.StoreID]map[relation.Tuple]bool
+	tuples map[relation.StoreID]map[relation.Tuple]relation.Tuple // by key
 	revs   map[relation.StoreID]uint64
 	models []ModelRecord
 	events []ledger.Event
@@ -32,43 +35,59 @@ type mapStore struct {
 }
 
 func newMapStore() *mapStore {
-	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]bool{}, revs: map[relation.StoreID]uint64{}}
+	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]relation.Tuple{}, revs: map[relation.StoreID]uint64{}}
 }
 
-func (s *mapStore) LoadTuples(_ context.Context, id relation.StoreID) ([]relation.Tuple, relation.Revision, error) {
+func (s *mapStore) LoadGraph(_ context.Context, id relation.StoreID, each func(relation.Tuple) error) (Loaded, error) {
 	s.mu.Lock()
 	s.loads++
-	list, rev, err, hook := slices.Collect(maps.Keys(s.tuples[id])), s.revs[id], s.loadErr, s.onLoad
+	list, rev, err, hook := slices.Collect(maps.Values(s.tuples[id])), s.revs[id], s.loadErr, s.onLoad
+	l := Loaded{Revision: relation.Revision{Epoch: 1, Store: id, Rev: rev}}
+	for _, m := range s.models {
+		if m.Application == FreeApplication(id) {
+			l.Models = append(l.Models, m)
+		}
+	}
 	s.mu.Unlock()
 	if hook != nil {
 		hook()
 	}
-	return list, relation.Revision{Epoch: 1, Store: id, Rev: rev}, err
+	for _, t := range list {
+		if err == nil {
+			err = each(t)
+		}
+	}
+	return l, err
 }
 
-func (s *mapStore) WriteTuples(_ context.Context, c ledger.Change, writes, deletes []relation.Tuple) (relation.Revision, error) {
+func (s *mapStore) WriteTuples(_ context.Context, c ledger.Change, w Write) (relation.Revision, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	set := s.tuples[c.Store]
 	if set == nil {
-		set = map[relation.Tuple]bool{}
+		set = map[relation.Tuple]relation.Tuple{}
 		s.tuples[c.Store] = set
 	}
-	for _, t := range writes {
-		if set[t] {
+	var writes, deletes []relation.Tuple
+	for _, t := range w.Deletes {
+		if _, ok := set[t.Key()]; ok {
+			deletes = append(deletes, t)
+		} else if !w.IgnoreMissing {
+			return relation.Revision{}, fault.New(fault.Conflict, "a tuple to delete does not exist")
+		}
+	}
+	for _, t := range w.Writes {
+		if old, ok := set[t.Key()]; !ok {
+			writes = append(writes, t)
+		} else if !w.IgnoreDuplicate || old != t {
 			return relation.Revision{}, fault.New(fault.Conflict, "a tuple exists already")
 		}
 	}
 	for _, t := range deletes {
-		if !set[t] {
-			return relation.Revision{}, fault.New(fault.Conflict, "a tuple to delete does not exist")
-		}
+		delete(set, t.Key())
 	}
 	for _, t := range writes {
-		set[t] = true
-	}
-	for _, t := range deletes {
-		delete(set, t)
+		set[t.Key()] = t
 	}
 	s.revs[c.Store]++
 	rev := relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}
@@ -83,7 +102,7 @@ func (s *mapStore) WriteTuples(_ context.Context, c ledger.Change, writes, delet
 func (s *mapStore) LoadModels(context.Context) ([]ModelRecord, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.models), nil
+	return slices.DeleteFunc(slices.Clone(s.models), func(m ModelRecord) bool { return strings.HasPrefix(m.Application, freePrefix) }), nil
 }
 
 func (s *mapStore) PutModel(_ context.Context, c ledger.Change, rec ModelRecord) (relation.Revision, error) {
@@ -98,11 +117,55 @@ func (s *mapStore) PutModel(_ context.Context, c ledger.Change, rec ModelRecord)
 	s.models = append(s.models, rec)
 	s.revs[c.Store]++
 	if s.engine != nil {
-		if err := s.engine.ApplyModel(rec); err != nil {
+		payload, err := json.Marshal(rec)
+		if err == nil {
+			err = s.engine.ApplyEntry(KindModel, rec.Application+"/"+rec.ID, payload)
+		}
+		if err != nil {
 			return relation.Revision{}, err
 		}
+		s.engine.Apply(c.Store, s.revs[c.Store], nil, nil)
 	}
 	return relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}, nil
+}
+
+// mapArchive reads from a mapStore.
+type mapArchive struct{ *mapStore }
+
+func (s mapArchive) ReadTuples(_ context.Context, id relation.StoreID, f Filter, after relation.Tuple, limit int) ([]StoredTuple, relation.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	matches := func(filter, value string) bool {
+		return filter == "" || filter == value || strings.HasSuffix(filter, ":") && strings.HasPrefix(value, filter)
+	}
+	var found []relation.Tuple
+	for _, t := range s.tuples[id] {
+		if matches(f.Object, t.Object) && (f.Relation == "" || f.Relation == t.Relation) && matches(f.Subject, t.Subject) && byKey(t, after) > 0 {
+			found = append(found, t)
+		}
+	}
+	slices.SortFunc(found, byKey)
+	var out []StoredTuple
+	for _, t := range found[:min(limit, len(found))] {
+		out = append(out, StoredTuple{Tuple: t})
+	}
+	return out, relation.Revision{Epoch: 1, Store: id, Rev: s.revs[id]}, nil
+}
+
+func byKey(a, b relation.Tuple) int {
+	return cmp.Or(strings.Compare(a.Object, b.Object), strings.Compare(a.Relation, b.Relation), strings.Compare(a.Subject, b.Subject))
+}
+
+func (s mapArchive) ReadChanges(context.Context, relation.StoreID, string, time.Time, Position, int) ([]TupleChange, relation.Revision, error) {
+	return nil, relation.Revision{}, fault.New(fault.Unsupported, "a map has no history")
+}
+
+func (s mapArchive) Assertions(context.Context, relation.StoreID, string) ([]byte, error) {
+	return nil, nil
+}
+
+func (s mapArchive) PutAssertions(context.Context, ledger.Change, string, []byte) (relation.Revision, error) {
+	return relation.Revision{}, nil
 }
 
 // docs is the drive-like model of the demo.
@@ -161,7 +224,7 @@ func newSilentWorld(model string) (*world, error) {
 	}
 	w.db.engine = w.Engine
 	if model != "" {
-		_, _, err = w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", model)
+		_, _, err = w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", model, true)
 	}
 	return w, err
 }
@@ -169,7 +232,7 @@ func newSilentWorld(model string) (*world, error) {
 // open starts an engine on what the store holds, as a new process would.
 func (w *world) open() (*Engine, error) {
 	return New(context.Background(), Config{
-		Store: w.db, MAC: secret.Random(32), Epoch: 1,
+		Store: w.db, Archive: mapArchive{w.db}, MAC: secret.Random(32), Epoch: 1,
 		Now: func() time.Time { return time.Unix(1_800_000_000, 0) },
 		Application: func(id relation.StoreID) (string, bool) {
 			if id == w.system {
@@ -182,10 +245,10 @@ func (w *world) open() (*Engine, error) {
 
 func (s *mapStore) seed(id relation.StoreID, tuples ...string) {
 	if s.tuples[id] == nil {
-		s.tuples[id] = map[relation.Tuple]bool{}
+		s.tuples[id] = map[relation.Tuple]relation.Tuple{}
 	}
 	for _, t := range tuples {
-		s.tuples[id][tuple(t)] = true
+		s.tuples[id][tuple(t)] = tuple(t)
 	}
 	s.revs[id]++
 }
@@ -214,7 +277,7 @@ func (w *world) ask(t testing.TB, q string) (Decision, error) {
 
 func (w *world) write(t testing.TB, writes, deletes []relation.Tuple) relation.Revision {
 	t.Helper()
-	rev, err := w.Write(context.Background(), ledger.Change{Store: w.store}, writes, deletes)
+	rev, err := w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Writes: writes, Deletes: deletes})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,9 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -19,6 +21,8 @@ func outcome(d Decision, err error) string {
 		return "allow"
 	case err == nil:
 		return "deny"
+	case errors.Is(err, ErrCondition):
+		return "error"
 	case fault.KindOf(err) == fault.Invalid:
 		return "invalid"
 	case fault.KindOf(err) == fault.Exhausted:
@@ -27,74 +31,128 @@ func outcome(d Decision, err error) string {
 	return err.Error()
 }
 
-// Random models, tuples and questions: the engine answers as the reference does,
-// with a trace that proves what it says. Each of rapid's runs (100 by default)
-// takes 30 graphs through a load, writes and a reload.
+// Random models, tuples, contextual tuples and questions: the engine answers as
+// the reference does, with a trace that proves what it says; lists hold exactly
+// what Check allows. Each of rapid's runs (100 by default) takes some graphs
+// through a load, writes and questions.
 func TestAgainstReference(t *testing.T) {
 	t.Parallel()
-	var graphs, valid, questions int
-	tally := map[string]int{}
+	c := &comparison{tally: map[string]int{}}
 	rapid.Check(t, func(rt *rapid.T) {
-		for range 30 {
-			graphs++
-			m := genModel(rt)
-			dsl := m.dsl()
-			w, err := newSilentWorld(dsl)
-			if fault.KindOf(err) == fault.Invalid && err != nil {
-				continue // the draw can never be granted; see TestRefused of package schema
-			}
-			if err != nil {
-				rt.Fatalf("%v\n%s", err, dsl)
-			}
-			valid++
-			g := &refGraph{m: m, tuples: rapid.SliceOfNDistinct(rapid.Custom(func(rt *rapid.T) relation.Tuple {
-				return genTuple(rt, m, "tuple")
-			}), 5, 40, rapid.ID).Draw(rt, "tuples")}
-			var loaded, written []relation.Tuple
-			for i, tu := range g.tuples {
-				if i%3 == 0 && g.valid(tu) {
-					written = append(written, tu)
-				} else {
-					loaded = append(loaded, tu)
-				}
-			}
-			w.db.seed(w.store)
-			for _, tu := range loaded {
-				w.db.tuples[w.store][tu] = true
-			}
-			if _, err := w.Check(context.Background(), Query{Store: w.store}); fault.KindOf(err) != fault.Invalid {
-				rt.Fatalf("the empty question: %v", err)
-			}
-			if len(written) > 0 {
-				if _, err := w.Write(context.Background(), ledger.Change{Store: w.store}, written, nil); err != nil {
-					rt.Fatalf("write: %v", err)
-				}
-			}
-			for range 15 {
-				q := genTuple(rt, m, "question")
-				questions++
-				want := g.answer(q)
-				tally[want]++
-				for range 2 { // with a recorder, then without
-					d, err := w.Check(context.Background(), Query{Store: w.store, Object: q.Object, Relation: q.Relation, Subject: q.Subject, Explain: true})
-					if got := outcome(d, err); got != want {
-						rt.Fatalf("%s: %s, the reference says %s\n%s\n%v\n%s", q, got, want, dsl, g.tuples, d.Trace)
-					}
-					if err == nil {
-						proves(rt, g, q, d)
-					}
-					d, err = w.Check(context.Background(), Query{Store: w.store, Object: q.Object, Relation: q.Relation, Subject: q.Subject})
-					if got := outcome(d, err); got != want {
-						rt.Fatalf("%s without a recorder: %s, the reference says %s", q, got, want)
-					}
-				}
-			}
+		for range 10 {
+			c.graph(rt)
 		}
 	})
-	t.Logf("%d graphs, %d with a valid model, %d questions: %v", graphs, valid, questions, tally)
+	t.Logf("%d graphs, %d with a valid model, %d questions: %v", c.graphs, c.valid, c.questions, c.tally)
 	// Shares, not counts: -short lets rapid draw a fifth of its runs.
-	if graphs < 600 || valid*2 < graphs || tally["allow"]*20 < questions || tally["deny"]*20 < questions {
+	if c.valid*3 < c.graphs || c.tally["allow"]*20 < c.questions || c.tally["deny"]*20 < c.questions || c.tally["error"]*1000 < c.questions {
 		t.Errorf("too few cases to mean something")
+	}
+}
+
+type comparison struct {
+	graphs, valid, questions int
+	tally                    map[string]int
+}
+
+func (c *comparison) graph(rt *rapid.T) {
+	c.graphs++
+	m := genModel(rt)
+	dsl := m.dsl()
+	w, err := newSilentWorld(dsl)
+	if fault.KindOf(err) == fault.Invalid && err != nil {
+		return // the draw can never be granted; see TestRefused of package schema
+	}
+	if err != nil {
+		rt.Fatalf("%v\n%s", err, dsl)
+	}
+	c.valid++
+	tuple := rapid.Custom(func(rt *rapid.T) relation.Tuple { return genTuple(rt, m, "tuple") })
+	g := &refGraph{m: m, now: refNow}
+	for range rapid.SampledFrom([]int{60, 30, 10, 120}).Draw(rt, "tuples") {
+		tu := tuple.Draw(rt, "tuple")
+		if !slices.ContainsFunc(g.tuples, func(o relation.Tuple) bool { return o.Key() == tu.Key() }) {
+			g.tuples = append(g.tuples, tu)
+		}
+	}
+	var written []relation.Tuple
+	w.db.seed(w.store)
+	for i, tu := range g.tuples {
+		if i%3 == 0 && g.valid(tu) {
+			written = append(written, tu)
+		} else {
+			w.db.tuples[w.store][tu.Key()] = tu
+		}
+	}
+	if _, err := w.Check(context.Background(), Query{Store: w.store}); fault.KindOf(err) != fault.Invalid {
+		rt.Fatalf("the empty question: %v", err)
+	}
+	if len(written) > 0 {
+		if _, err := w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Writes: written}); err != nil {
+			rt.Fatalf("write: %v", err)
+		}
+	}
+	for range 12 {
+		q := genQuestion(rt, m)
+		var asked Asked
+		if rapid.IntRange(0, 2).Draw(rt, "contextual") == 0 {
+			asked.Contextual = slices.DeleteFunc(rapid.SliceOfNDistinct(tuple, 0, 6, relation.Tuple.Key).Draw(rt, "with"), func(t relation.Tuple) bool { return !g.valid(t) })
+		}
+		if n := rapid.IntRange(-1, 2).Draw(rt, "x"); n < 2 {
+			asked.Context = map[string]any{"x": float64(n)}
+		}
+		over := g.over(asked.Contextual)
+		over.asked = asked.Context
+		c.question(rt, w, over, q, asked)
+	}
+}
+
+func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tuple, asked Asked) {
+	fatal := func(format string, args ...any) {
+		rt.Fatalf(format+"\n%s\n%v\nasked: %+v", append(args, g.m.dsl(), g.tuples, asked)...)
+	}
+	c.questions++
+	want := g.answer(q)
+	c.tally[want]++
+	for _, explain := range []bool{true, false} {
+		d, err := w.Check(context.Background(), Query{Store: w.store, Object: q.Object, Relation: q.Relation, Subject: q.Subject, Asked: asked, Explain: explain})
+		got := strings.Replace(outcome(d, err), "deep", "error", 1)
+		if got != want {
+			fatal("%s (explained: %v): %s (%v), the reference says %s\n%s", q, explain, got, err, want, d.Trace)
+		}
+		if err == nil && explain {
+			proves(rt, g, q, d)
+		}
+	}
+	listed := func(l List, err error) []string {
+		switch {
+		case err != nil && fault.KindOf(err) == fault.Internal:
+			fatal("%s: %v", q, err)
+		case err != nil:
+			return []string{"error"}
+		case l.Truncated:
+			return []string{"truncated"}
+		}
+		return l.Names
+	}
+	if want == "invalid" {
+		return
+	}
+	typ := typeOf(q.Object)
+	{
+		want := g.objects(typ, q.Relation, q.Subject)
+		got := listed(w.ListObjects(context.Background(), ObjectsQuery{Store: w.store, Type: typ, Relation: q.Relation, Subject: q.Subject, Asked: asked}))
+		if !slices.Equal(got, want) {
+			fatal("objects of %s %s %s: %v, the reference says %v", typ, q.Relation, q.Subject, got, want)
+		}
+	}
+	object, userset, _ := strings.Cut(q.Subject, "#")
+	{
+		want := g.users(q.Object, q.Relation, typeOf(object), userset)
+		got := listed(w.ListUsers(context.Background(), UsersQuery{Store: w.store, Object: q.Object, Relation: q.Relation, Type: typeOf(object), Userset: userset, Asked: asked}))
+		if !slices.Equal(got, want) {
+			fatal("users %s#%s of %s %s: %v, the reference says %v", typeOf(object), userset, q.Object, q.Relation, got, want)
+		}
 	}
 }
 
@@ -107,41 +165,60 @@ func proves(rt *rapid.T, g *refGraph, q relation.Tuple, d Decision) {
 		}
 		return
 	}
-	at, rel := q.Object, q.Relation
-	for i, grant := range d.Trace.Path {
+	provesPath(rt, g, q, d, q.Object, q.Relation, d.Trace.Path)
+}
+
+// provesPath follows a path from the relation on the object, or from an operand,
+// whose relation has no name, to the subject of the question.
+func provesPath(rt *rapid.T, g *refGraph, q relation.Tuple, d Decision, at, rel string, path []Grant) {
+	for i, grant := range path {
 		if grant.Object != at || grant.Relation != rel {
 			rt.Fatalf("%s: the path breaks at %+v\n%s", q, grant, d.Trace)
 		}
 		for _, inc := range grant.Includes {
-			if !g.includes(typeOf(at), rel, inc) {
+			if rel != "" && !g.includes(typeOf(at), rel, inc) {
 				rt.Fatalf("%s: %s does not include %s\n%s", q, rel, inc, d.Trace)
 			}
 			rel = inc
 		}
-		if grant.Reason == Itself {
-			if at+"#"+rel != q.Subject || i != len(d.Trace.Path)-1 {
+		if grant.Reason == reasonItself {
+			if at+"#"+rel != q.Subject || i != len(path)-1 {
 				rt.Fatalf("%s: %s#%s is not the subject\n%s", q, at, rel, d.Trace)
 			}
 			return
 		}
-		if !slices.Contains(g.tuples, grant.Tuple) || !g.valid(grant.Tuple) || grant.Tuple.Object != at {
+		if grant.Reason == reasonAll || grant.Reason == reasonExcept {
+			if grant.Operands == nil && d.Trace.Omitted == 0 {
+				rt.Fatalf("%s: no operands of %s\n%s", q, grant.Reason, d.Trace)
+			}
+			for n, o := range grant.Operands {
+				if o.Allowed != (n == 0 || grant.Reason == reasonAll) || o.Allowed == (o.Tried != nil) {
+					rt.Fatalf("%s: operand %d of %s\n%s", q, n, grant.Reason, d.Trace)
+				}
+				if o.Allowed {
+					provesPath(rt, g, q, d, at, o.Path[0].Relation, o.Path)
+				}
+			}
+			return
+		}
+		if g.counts(grant.Tuple) != yes || !slices.Contains(g.tuples, grant.Tuple) || !g.valid(grant.Tuple) || grant.Tuple.Object != at {
 			rt.Fatalf("%s: there is no valid tuple %s\n%s", q, grant.Tuple, d.Trace)
 		}
 		switch grant.Reason {
-		case ByTuple:
+		case reasonTuple:
 			if grant.Tuple.Subject != q.Subject {
 				rt.Fatalf("%s: the last tuple names another\n%s", q, d.Trace)
 			}
 			return
-		case ByEveryone:
+		case reasonEveryone:
 			if grant.Tuple.Subject != typeOf(q.Subject)+":*" {
 				rt.Fatalf("%s: the wildcard is of another type\n%s", q, d.Trace)
 			}
 			return
-		case ByUserset:
+		case reasonUserset:
 			at, rel = relation.SplitSubject(grant.Tuple.Subject)
-		case ByParent:
-			at, rel = grant.Tuple.Subject, d.Trace.Path[i+1].Relation
+		case reasonParent:
+			at, rel = grant.Tuple.Subject, path[i+1].Relation
 		}
 	}
 	rt.Fatalf("%s: the path has no end\n%s", q, d.Trace)

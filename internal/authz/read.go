@@ -3,8 +3,10 @@ package authz
 import (
 	"context"
 	"encoding/base64"
-	"slices"
+	"errors"
+	"fmt"
 	"strings"
+	"time"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
@@ -21,15 +23,15 @@ type Filter struct {
 
 // Page is a part of a listing.
 type Page struct {
-	Tuples   []relation.Tuple // by object, relation, subject in byte order
-	Next     string           // cursor of the next page; "" at the end
+	Tuples   []StoredTuple // by object, relation, subject in byte order
+	Next     string        // cursor of the next page; "" at the end
 	Revision relation.Revision
 }
 
 // Read lists the store's tuples, also those that the active model does not
 // allow. limit is 1 to [MaxPage]. Pages are read at the latest revision each; a
 // tuple that stands during the whole listing is on exactly one page. Kinds:
-// [fault.Invalid] for a wrong filter, limit or cursor, else those of Check.
+// [fault.Invalid] for a wrong filter, limit or cursor, else the archive's.
 func (e *Engine) Read(ctx context.Context, store relation.StoreID, f Filter, limit int, cursor string) (Page, error) {
 	if limit < 1 || limit > MaxPage {
 		return Page{}, fault.New(fault.Invalid, "the page size must be 1 to 1000")
@@ -41,34 +43,86 @@ func (e *Engine) Read(ctx context.Context, store relation.StoreID, f Filter, lim
 	if err := f.validate(); err != nil {
 		return Page{}, err
 	}
-	ent, s, err := e.snapshot(ctx, store)
+	if _, ok := e.cfg.Application(store); !ok {
+		return Page{}, fault.New(fault.NotFound, "there is no such store")
+	}
+	list, rev, err := e.cfg.Archive.ReadTuples(ctx, store, f, after, limit+1)
 	if err != nil {
 		return Page{}, err
 	}
-	page := Page{Revision: relation.Revision{Epoch: e.cfg.Epoch, Store: store, Rev: s.rev}, Tuples: []relation.Tuple{}}
-	names := ent.app.syms.table()
-	sel := newSelection(s, names, f)
-	for _, object := range sel.objects(after.Object, limit+2) {
-		var own []relation.Tuple
-		s.edges(object).all(func(key, word uint32) bool {
-			if sel.edge(key, word) {
-				own = append(own, s.tuple(object, key, word, names.names))
-			}
-			return true
-		})
-		slices.SortFunc(own, compare)
-		for _, t := range own {
-			if compare(t, after) <= 0 {
-				continue
-			}
-			if len(page.Tuples) == limit {
-				page.Next = spellCursor(page.Tuples[limit-1])
-				return page, nil
-			}
-			page.Tuples = append(page.Tuples, t)
-		}
+	page := Page{Tuples: list, Revision: rev}
+	if len(list) > limit {
+		page.Tuples = list[:limit]
+		page.Next = spellCursor(list[limit-1].Tuple)
 	}
 	return page, nil
+}
+
+// ChangesPage is a part of a store's history.
+type ChangesPage struct {
+	Changes  []TupleChange // oldest first
+	Next     string        // cursor after the last of them, also at the end
+	Revision relation.Revision
+}
+
+// ReadChanges lists what was written and deleted, oldest first. typ is a type of
+// object or "" for all; since leaves out what is older, unless it is zero. limit
+// is 1 to [MaxPage]. The cursor goes on where another page ended, even after a
+// restart. Kinds: as [Engine.Read]'s.
+func (e *Engine) ReadChanges(ctx context.Context, store relation.StoreID, typ string, since time.Time, limit int, cursor string) (ChangesPage, error) {
+	if limit < 1 || limit > MaxPage {
+		return ChangesPage{}, fault.New(fault.Invalid, "the page size must be 1 to 1000")
+	}
+	if typ != "" && !relation.ValidRelation(typ) {
+		return ChangesPage{}, fault.New(fault.Invalid, "the type must be the name of a type")
+	}
+	if _, ok := e.cfg.Application(store); !ok {
+		return ChangesPage{}, fault.New(fault.NotFound, "there is no such store")
+	}
+	after, err := e.parsePosition(typ, cursor)
+	if err != nil {
+		return ChangesPage{}, err
+	}
+	list, rev, err := e.cfg.Archive.ReadChanges(ctx, store, typ, since, after, limit)
+	if err != nil {
+		return ChangesPage{}, err
+	}
+	if rev.Rev < after.Rev {
+		return ChangesPage{}, fault.New(fault.Conflict, "the cursor is of a future that the last restore undid; begin again without it")
+	}
+	if len(list) > 0 {
+		after = list[len(list)-1].Position
+	}
+	return ChangesPage{Changes: list, Next: e.spellPosition(typ, after), Revision: rev}, nil
+}
+
+// A position's cursor, format 1: base64url of "c1 <epoch> <rev> <ordinal> <type>".
+func (e *Engine) spellPosition(typ string, p Position) string {
+	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "c1 %d %d %d %s", e.cfg.Epoch, p.Rev, p.Ordinal, typ))
+}
+
+func (e *Engine) parsePosition(typ, cursor string) (Position, error) {
+	if cursor == "" {
+		return Position{}, nil
+	}
+	wrong := fault.Wrap(fault.Invalid, "this is not a cursor of these changes", ErrCursor)
+	b, err := strict.DecodeString(cursor)
+	var p Position
+	var epoch uint64
+	parts := strings.Split(string(b), " ")
+	if err != nil || len(parts) != 5 {
+		return Position{}, wrong
+	}
+	if n, err := fmt.Sscanf(strings.Join(parts[:4], " "), "c1 %d %d %d", &epoch, &p.Rev, &p.Ordinal); err != nil || n != 3 || p.Ordinal < 0 {
+		return Position{}, wrong
+	}
+	if parts[4] != typ {
+		return Position{}, fault.Wrap(fault.Invalid, "the cursor is of changes of another type", errors.Join(ErrCursor, ErrCursorType))
+	}
+	if epoch != e.cfg.Epoch {
+		return Position{}, fault.New(fault.Conflict, "the cursor is older than the last restore; begin again without it")
+	}
+	return p, nil
 }
 
 func (f Filter) validate() error {
@@ -88,114 +142,6 @@ func (f Filter) validate() error {
 	return nil
 }
 
-func compare(a, b relation.Tuple) int {
-	if c := strings.Compare(a.Object, b.Object); c != 0 {
-		return c
-	}
-	if c := strings.Compare(a.Relation, b.Relation); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Subject, b.Subject)
-}
-
-// selection is a filter in numbers.
-type selection struct {
-	s       *snapshot
-	nothing bool // the filter names what the graph does not know
-	object  uint32
-	otype   sym
-	rel     sym
-	srel    sym // with subject: its kind
-	subject uint32
-	stype   sym
-	any     bool // every subject
-}
-
-func newSelection(s *snapshot, t *symtab, f Filter) *selection {
-	sel := &selection{s: s, any: f.Subject == ""}
-	symbol := func(name string) sym {
-		y, ok := t.byName[name]
-		sel.nothing = sel.nothing || !ok
-		return y
-	}
-	known := func(object string) uint32 {
-		id := s.find(object)
-		sel.nothing = sel.nothing || id == 0
-		return id
-	}
-	if typ, ok := strings.CutSuffix(f.Object, ":"); ok {
-		sel.otype = symbol(typ)
-	} else if f.Object != "" {
-		sel.object = known(f.Object)
-	}
-	if f.Relation != "" {
-		sel.rel = symbol(f.Relation)
-	}
-	object, rel := relation.SplitSubject(f.Subject)
-	if typ, ok := strings.CutSuffix(f.Subject, ":"); ok {
-		sel.stype = symbol(typ)
-	} else if typ, ok := strings.CutSuffix(object, ":*"); ok {
-		sel.srel, sel.subject = wildcard, uint32(symbol(typ))
-	} else if f.Subject != "" {
-		sel.subject = known(object)
-		if rel != "" {
-			sel.srel = symbol(rel)
-		}
-	}
-	return sel
-}
-
-func (sel *selection) edge(key, word uint32) bool {
-	if sel.rel != 0 && keyRelation(key) != sel.rel {
-		return false
-	}
-	switch {
-	case sel.any:
-		return true
-	case sel.stype != 0 && keySubject(key) == wildcard:
-		return sym(word) == sel.stype
-	case sel.stype != 0:
-		return sel.s.entity(word).typ == sel.stype
-	}
-	return keySubject(key) == sel.srel && word == sel.subject
-}
-
-// objects returns the first limit objects, by name, that are not before from
-// and have a selected tuple.
-func (sel *selection) objects(from string, limit int) []uint32 {
-	s := sel.s
-	if sel.nothing {
-		return nil
-	}
-	if sel.object != 0 {
-		if s.name(sel.object) < from {
-			return nil
-		}
-		return []uint32{sel.object}
-	}
-	byName := func(a, b uint32) int { return strings.Compare(string(s.bytes(a)), string(s.bytes(b))) }
-	var found []uint32
-	for id := uint32(1); id <= s.n; id++ {
-		own := s.edges(id)
-		if len(own) == 0 || (sel.otype != 0 && s.entity(id).typ != sel.otype) || string(s.bytes(id)) < from {
-			continue
-		}
-		matches := false
-		own.all(func(key, word uint32) bool { matches = sel.edge(key, word); return !matches })
-		if !matches {
-			continue
-		}
-		// Keep twice the limit and throw the larger half away when full: linear
-		// work on the whole, whatever the order of names.
-		if found = append(found, id); len(found) >= 2*limit {
-			slices.SortFunc(found, byName)
-			found = found[:limit]
-		}
-	}
-	slices.SortFunc(found, byName)
-	return found[:min(limit, len(found))]
-}
-
 // A cursor, format 1: base64url of "1" and the last tuple's parts, each ended
 // by a line feed, which no part can hold. It is the caller's own data.
 func spellCursor(t relation.Tuple) string {
@@ -206,7 +152,7 @@ func parseCursor(cursor string) (relation.Tuple, error) {
 	if cursor == "" {
 		return relation.Tuple{}, nil
 	}
-	wrong := fault.New(fault.Invalid, "this is not a cursor of a listing")
+	wrong := fault.Wrap(fault.Invalid, "this is not a cursor of a listing", ErrCursor)
 	if len(cursor) > 2048 {
 		return relation.Tuple{}, wrong
 	}

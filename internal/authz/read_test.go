@@ -33,7 +33,9 @@ func readAll(w *world, f Filter, limit int, between func()) ([]relation.Tuple, e
 		if len(page.Tuples) > limit || (page.Next != "" && len(page.Tuples) != limit) {
 			return nil, fmt.Errorf("a page of %d tuples, limit %d, next %q", len(page.Tuples), limit, page.Next)
 		}
-		all = append(all, page.Tuples...)
+		for _, t := range page.Tuples {
+			all = append(all, t.Tuple)
+		}
 		if cursor = page.Next; cursor == "" {
 			return all, nil
 		}
@@ -58,7 +60,8 @@ func TestRead(t *testing.T) {
 		rel := rapid.SampledFrom([]string{"viewer", "editor", "parent", "old"})
 		subject := rapid.SampledFrom([]string{"user:a", "user:b", "user:*", "team:z", "team:z#member", "team:z#old", "folder:a", "service:*"})
 		for range rapid.IntRange(0, 60).Draw(rt, "n") {
-			w.db.tuples[w.store][relation.Tuple{Object: object.Draw(rt, "o"), Relation: rel.Draw(rt, "r"), Subject: subject.Draw(rt, "s")}] = true
+			x := relation.Tuple{Object: object.Draw(rt, "o"), Relation: rel.Draw(rt, "r"), Subject: subject.Draw(rt, "s")}
+			w.db.tuples[w.store][x] = x
 		}
 		types := []string{"", "", "folder:", "user:", "team:", "planet:", "user:zoe", "document:none"}
 		f := Filter{
@@ -71,7 +74,7 @@ func TestRead(t *testing.T) {
 				want = append(want, tu)
 			}
 		}
-		slices.SortFunc(want, compare)
+		slices.SortFunc(want, byKey)
 		got, err := readAll(w, f, rapid.IntRange(1, 8).Draw(rt, "limit"), nil)
 		if err != nil {
 			rt.Fatal(err)
@@ -90,7 +93,7 @@ func TestReadWhileChanging(t *testing.T) {
 	var want []relation.Tuple
 	for i := range 50 {
 		tu := tuple(fmt.Sprintf("folder:f%02d#viewer@user:stays", i))
-		w.db.tuples[w.store][tu] = true
+		w.db.tuples[w.store][tu] = tu
 		want = append(want, tu)
 	}
 	n := 0
@@ -107,9 +110,6 @@ func TestReadWhileChanging(t *testing.T) {
 	got = slices.DeleteFunc(got, func(tu relation.Tuple) bool { return tu.Subject == "user:comes" })
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
-	}
-	if w.Stats().Resyncs == 0 {
-		t.Error("the store was never loaded again")
 	}
 }
 

@@ -63,7 +63,7 @@ func build(t *testing.T, path string, mac secret.Bytes) *house {
 		t.Fatal(err)
 	}
 	h.engine, err = authz.New(ctx, authz.Config{
-		Store: db.Tuples(), MAC: mac, Epoch: 1, Now: time.Now,
+		Store: db.Tuples(), Archive: db.Archive(), MAC: mac, Epoch: 1, Now: time.Now,
 		Application: func(id relation.StoreID) (string, bool) {
 			g, err := h.dir.GraphByID(id)
 			if err != nil {
@@ -111,12 +111,12 @@ func TestOnSQLite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := h.engine.PublishModel(ctx, ledger.Change{Store: platform.System, Event: ledger.Event{Class: ledger.Mutation, Tenant: tenant.Platform}}, "docs", docs); err != nil {
+	if _, _, err := h.engine.PublishModel(ctx, ledger.Change{Store: platform.System, Event: ledger.Event{Class: ledger.Mutation, Tenant: tenant.Platform}}, "docs", docs, true); err != nil {
 		t.Fatal(err)
 	}
 	change := ledger.Change{Store: graph, Event: ledger.Event{Class: ledger.Mutation, Action: "tuple.write", Tenant: acme.Tenant}}
 	write := func(h *house, writes, deletes []relation.Tuple) (relation.Revision, error) {
-		return h.engine.Write(ctx, change, writes, deletes)
+		return h.engine.Write(ctx, change, "", authz.Write{Writes: writes, Deletes: deletes})
 	}
 	check := func(h *house, object, subject string) (bool, relation.Revision) {
 		t.Helper()

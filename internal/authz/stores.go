@@ -72,6 +72,8 @@ type entry struct {
 	flight  *flight // the load in progress, if any
 	pending []batch // what came while it ran
 	missed  bool    // more came than pending may hold
+
+	announced []ModelRecord // of a free store, for the revision that is told next
 }
 
 type flight struct {
@@ -82,6 +84,7 @@ type flight struct {
 type batch struct {
 	rev             uint64
 	writes, deletes []relation.Tuple
+	models          []ModelRecord // of a free store
 }
 
 // counters are read by [Engine.Stats].
@@ -162,17 +165,21 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 	defer cancel()
 	e.loads.Add(1)
 	var g *graph
-	tuples, rev, err := e.cfg.Store.LoadTuples(ctx, ent.id)
+	b := newBuilder(ent.app.syms)
+	loaded, err := e.cfg.Store.LoadGraph(ctx, ent.id, b.add)
 	if err == nil {
-		g, err = build(tuples, rev.Rev, ent.app.syms)
+		g, err = b.graph(loaded.Revision.Rev)
 	}
 	ent.mu.Lock()
 	defer ent.mu.Unlock()
 	pending, missed := ent.pending, ent.missed
 	ent.pending, ent.missed, ent.flight = nil, false, nil
 	if err == nil {
+		err = ent.app.reset(loaded.Models)
+	}
+	if err == nil {
 		for _, b := range pending {
-			if err := g.follow(b); err != nil {
+			if err := ent.follow(g, b); err != nil {
 				missed = true
 				break
 			}
@@ -194,14 +201,30 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 
 // follow applies the batch if it is the next one, and ignores it if the graph
 // holds it already. A gap has kind [fault.Integrity].
-func (g *graph) follow(b batch) error {
+func (ent *entry) follow(g *graph, b batch) error {
 	switch {
 	case b.rev <= g.cur.rev:
 		return nil
 	case b.rev != g.cur.rev+1:
 		return fault.New(fault.Integrity, "a revision is missing")
 	}
+	if err := ent.app.takeAll(b.models); err != nil {
+		return err
+	}
 	return g.apply(b.rev, b.writes, b.deletes)
+}
+
+// announce takes the model of a free store, for the revision that is told next.
+// One that cannot be read leaves the store to be loaded again.
+func (ent *entry) announce(rec ModelRecord, err error) {
+	ent.mu.Lock()
+	defer ent.mu.Unlock()
+	if err != nil {
+		ent.graph = nil
+		ent.snap.Store(nil)
+		return
+	}
+	ent.announced = append(ent.announced, rec)
 }
 
 // Apply takes one committed revision of a store over. The wiring calls it for
@@ -219,14 +242,15 @@ func (e *Engine) Apply(store relation.StoreID, rev uint64, writes, deletes []rel
 	}
 	ent.mu.Lock()
 	defer ent.mu.Unlock()
-	b := batch{rev, writes, deletes}
+	b := batch{rev, writes, deletes, ent.announced}
+	ent.announced = nil
 	switch {
 	case ent.flight != nil && len(ent.pending) < maxPending:
 		ent.pending = append(ent.pending, b)
 	case ent.flight != nil:
 		ent.pending, ent.missed = nil, true
 	case ent.graph != nil:
-		if err := ent.graph.follow(b); err != nil {
+		if err := ent.follow(ent.graph, b); err != nil {
 			e.resyncs.Add(1)
 			ent.graph = nil
 			ent.snap.Store(nil)

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -15,16 +16,16 @@ import (
 // MaxWrite is how many tuples one call may write and delete together; OpenFGA's.
 const MaxWrite = 100
 
-// Write commits changes of a default store's tuples with change's event and
-// returns the revision, which the next Check sees. change.Store names the store.
-// Writes must be allowed by the active model; deletes need not be, so that
-// tuples of older models can be removed. Kinds: [fault.Invalid] for a tuple that
-// is malformed, not allowed or named twice, [fault.TooLarge] beyond [MaxWrite],
-// [fault.Denied] for a system store (its tuples are
-// the directory's to write, with its rules about roles), [fault.NotFound] for an unknown store or no
-// active model, [fault.Conflict] for a write of what exists or a delete of what
-// does not.
-func (e *Engine) Write(ctx context.Context, change ledger.Change, writes, deletes []relation.Tuple) (relation.Revision, error) {
+// Write commits changes of a store's tuples with change's event and returns the
+// revision, which the next Check sees. change.Store names the store, model the
+// version that must allow the writes, "" the active one; deletes need not be
+// allowed, so that tuples of older models can be removed. Kinds: [fault.Invalid]
+// for a tuple that is malformed, not allowed ([ErrTuple]) or named twice, and for
+// an unknown model ([ErrNoModel]); [fault.TooLarge] beyond [MaxWrite],
+// [fault.Denied] for a system store (its tuples are the directory's to write,
+// with its rules about roles), [fault.NotFound] for an unknown store or no active
+// model, [fault.Conflict] as [Write] says.
+func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, w Write) (relation.Revision, error) {
 	application, ok := e.cfg.Application(change.Store)
 	if !ok {
 		return relation.Revision{}, fault.New(fault.NotFound, "there is no such store")
@@ -32,43 +33,48 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, writes, delete
 	if application == System {
 		return relation.Revision{}, fault.New(fault.Denied, "admin rights are not written through this interface")
 	}
-	switch n := len(writes) + len(deletes); {
+	switch n := len(w.Writes) + len(w.Deletes); {
 	case n == 0:
 		return relation.Revision{}, fault.New(fault.Invalid, "name at least one tuple to write or delete")
 	case n > MaxWrite:
 		return relation.Revision{}, fault.New(fault.TooLarge, fmt.Sprintf("one call may change %d tuples at most", MaxWrite))
 	}
-	model, ok := e.ActiveModel(application)
-	if !ok {
-		return relation.Revision{}, fault.New(fault.NotFound, "the application has no active model")
-	}
-	seen := make(map[relation.Tuple]bool, len(writes)+len(deletes))
-	check := func(t relation.Tuple) error {
-		if err := t.Validate(); err != nil {
-			return err
+	if strings.HasPrefix(application, freePrefix) {
+		if _, _, err := e.snapshot(ctx, change.Store); err != nil { // its models come with it
+			return relation.Revision{}, err
 		}
-		if seen[t] {
+	}
+	b, err := e.application(application).bound(model)
+	if err != nil {
+		return relation.Revision{}, err
+	}
+	seen := make(map[relation.Tuple]bool, len(w.Writes)+len(w.Deletes))
+	twice := func(t relation.Tuple) error {
+		if seen[t.Key()] {
 			return fault.New(fault.Invalid, "the tuple "+t.String()+" is named twice in one call")
 		}
-		seen[t] = true
+		seen[t.Key()] = true
 		return nil
 	}
-	for _, t := range writes {
-		if err := check(t); err != nil {
-			return relation.Revision{}, err
-		}
-		if err := model.Validate(t); err != nil {
+	for _, t := range w.Writes {
+		if err := cmp.Or(b.accepts(t), twice(t)); err != nil {
 			return relation.Revision{}, err
 		}
 	}
-	for _, t := range deletes {
-		if err := check(t); err != nil {
+	for i, t := range w.Deletes {
+		w.Deletes[i] = t.Key()
+		if err := cmp.Or(t.Key().Validate(), twice(t)); err != nil {
 			return relation.Revision{}, err
 		}
 	}
-	name(&change.Event, "writes", writes)
-	name(&change.Event, "deletes", deletes)
-	return e.cfg.Store.WriteTuples(ctx, change, writes, deletes)
+	for _, m := range w.Must {
+		if err := m.Filter.validate(); err != nil {
+			return relation.Revision{}, err
+		}
+	}
+	name(&change.Event, "writes", w.Writes)
+	name(&change.Event, "deletes", w.Deletes)
+	return e.cfg.Store.WriteTuples(ctx, change, w)
 }
 
 // maxNamed bounds the tuples that an event names, in bytes for each of writes

@@ -5,6 +5,7 @@
 package relation
 
 import (
+	"encoding/json"
 	"strings"
 	"unicode/utf8"
 
@@ -17,14 +18,23 @@ type StoreID string
 
 // Tuple says that Subject has Relation to Object. Object is "type:id". Subject
 // is "type:id", "type:id#relation" (everyone who has that relation) or
-// "type:*" (everyone of the type).
+// "type:*" (everyone of the type). The rest says when it counts: a tuple with a
+// condition counts where the condition holds, one that expires until then.
+//
+// A store holds at most one tuple of a [Tuple.Key].
 type Tuple struct {
-	Object   string `json:"object"`
-	Relation string `json:"relation"`
-	Subject  string `json:"user"` // OpenFGA's name on the wire
+	Object    string `json:"object"`
+	Relation  string `json:"relation"`
+	Subject   string `json:"user"`                // OpenFGA's name on the wire
+	Condition string `json:"condition,omitempty"` // its name in the model
+	Context   string `json:"context,omitempty"`   // of the condition: a JSON object as encoding/json writes a map; "" for none
+	Expires   int64  `json:"expires,omitempty"`   // nanoseconds since 1970 UTC; 0: never
 }
 
-// String returns "object#relation@subject".
+// Key returns what identifies the tuple in its store: object, relation, subject.
+func (t Tuple) Key() Tuple { return Tuple{Object: t.Object, Relation: t.Relation, Subject: t.Subject} }
+
+// String returns "object#relation@subject", the key in one word.
 func (t Tuple) String() string { return t.Object + "#" + t.Relation + "@" + t.Subject }
 
 // Revision is a point in the history of one store. Revisions of a store are
@@ -43,6 +53,9 @@ const (
 	MaxSubject  = 512
 )
 
+// MaxContext is the largest context of a tuple's condition, in bytes; OpenFGA's.
+const MaxContext = 32 << 10
+
 // Validate reports what is wrong with the tuple's form; whether the model
 // allows it is another question. The error has kind [fault.Invalid].
 func (t Tuple) Validate() error {
@@ -54,6 +67,25 @@ func (t Tuple) Validate() error {
 	}
 	if !ValidSubject(t.Subject) {
 		return fault.New(fault.Invalid, "the user must be type:id, type:id#relation or type:*")
+	}
+	return t.validateGuard()
+}
+
+// validateGuard is for the parts that few tuples have.
+func (t Tuple) validateGuard() error {
+	switch {
+	case t.Expires < 0:
+		return fault.New(fault.Invalid, "the expiry must be a time after 1970")
+	case t.Condition == "" && t.Context == "":
+		return nil
+	case t.Condition == "":
+		return fault.New(fault.Invalid, "a context needs the condition that it is for")
+	case len(t.Context) > MaxContext:
+		return fault.New(fault.TooLarge, "the condition's context is larger than 32 KiB")
+	case !ValidRelation(t.Condition):
+		return fault.New(fault.Invalid, "the condition must be a name without : # @ or space")
+	case t.Context != "" && (t.Context[0] != '{' || !utf8.ValidString(t.Context) || !json.Valid([]byte(t.Context))):
+		return fault.New(fault.Invalid, "the condition's context is no JSON object")
 	}
 	return nil
 }

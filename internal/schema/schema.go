@@ -1,16 +1,16 @@
 // Package schema is the authorization model: it reads, validates, compiles the OpenFGA language.
 //
 // A [Model] is what the engine runs: for each relation of each type a short
-// program of steps over one object's tuples. Whatever this package cannot
-// compile it refuses, so that no engine can evaluate a model wrongly by not
-// knowing one of its constructs. It is the only importer of openfga/language.
+// program of steps over one object's tuples. It is the only importer of
+// openfga/language.
 //
-// Language: https://openfga.dev/docs/configuration-language, schema 1.1.
+// Language: https://openfga.dev/docs/configuration-language, schema 1.1 and 1.2.
 package schema
 
 import (
 	"crypto/sha256"
 	"encoding/base32"
+	"slices"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
@@ -25,6 +25,7 @@ type Model struct {
 	types      []string // in the order of the source
 	relations  map[string][]*Relation
 	index      map[name]*Relation
+	conditions []Condition
 }
 
 type name struct{ typ, relation string }
@@ -56,55 +57,96 @@ func (m *Model) Relation(typ, relation string) (*Relation, bool) {
 	return r, ok
 }
 
+// Conditions returns the declared conditions, sorted by name. The caller must
+// not change the slice.
+func (m *Model) Conditions() []Condition { return m.conditions }
+
+// Inline is the name of the condition that a tuple brings along in its context;
+// OpenFGA's.
+const Inline = "$expression"
+
+// Condition is a declared condition, not compiled.
+type Condition struct {
+	Name       string
+	Expression string            // CEL
+	Parameters map[string]string // name to type as the language writes it: list<string>
+}
+
 // Relation is one compiled relation of one type. Read only.
 type Relation struct {
 	Type, Name   string
 	Restrictions []Restriction // who may stand in a tuple of this relation; empty: nobody
-	Includes     []Include     // the relation itself first, then all that it takes over whole
-	Steps        []Step        // any step that grants, grants
+	Rewrite      Rewrite       // the definition as written
+	*Program
 }
 
-// Restriction is one entry of [user, user:*, team#member].
+// Rewrite is the right-hand side of a definition, as OpenFGA names it: a tree.
+type Rewrite struct {
+	Op       Op
+	Relation string // Computed; FromTuple: what is asked of the tupleset's objects
+	Tupleset string
+	Operands []Rewrite // Union, All, Except
+
+	typ string // of an operator: the type in whose definition it stands, once compiled
+}
+
+// Program says how an object can grant: any step that grants, grants. Read only.
+type Program struct {
+	Includes []Include // of a relation: itself first, then all that it takes over whole
+	Steps    []Step
+}
+
+// Restriction is one entry of [user, user:*, team#member, user with c].
 type Restriction struct {
-	Type     string
-	Relation string // of a userset; "" otherwise
-	Wildcard bool   // type:*
+	Type      string
+	Relation  string // of a userset; "" otherwise
+	Wildcard  bool   // type:*
+	Condition string // that a tuple must name; "" for one that must name none
 }
 
 // String returns the entry as the language writes it.
 func (r Restriction) String() string {
+	s := r.Type
 	switch {
 	case r.Wildcard:
-		return r.Type + ":*"
+		s += ":*"
 	case r.Relation != "":
-		return r.Type + "#" + r.Relation
+		s += "#" + r.Relation
 	}
-	return r.Type
+	if r.Condition != "" {
+		s += " with " + r.Condition
+	}
+	return s
 }
 
 // Include is a relation of the same object whose holders all hold the asked
 // relation, too (a computed userset, possibly through others).
 type Include struct {
 	Relation string
-	By       int // index of the Include that names it; -1 for the asked relation itself
+	By       int // index of the Include that names it; -1 where the program itself does
 }
 
-// Op is what a step does. A union is a list of steps; intersection and
-// exclusion will be further kinds of step with programs as operands.
+// Op is what a step or a rewrite does. A union is a list of steps, and what is
+// computed on the same object are more steps.
 type Op uint8
 
-// The steps.
+// The operations; a step has none of the last two.
 const (
 	Direct    Op = iota + 1 // the tuples of Relation on this object
-	FromTuple               // Computed of each object that Tupleset names on this object
+	FromTuple               // Computed of each object that Relation names on this object
+	All                     // every operand grants (and)
+	Except                  // the first operand grants, the second does not (but not)
+	Union                   // an operand grants (or)
+	Computed                // another relation of this object
 )
 
 // Step is one way in which an object can grant the relation.
 type Step struct {
 	Op       Op
-	Include  int    // index of the Include in whose definition the step stands
-	Relation string // whose tuples are read: the relation itself, or the tupleset
-	Computed string // FromTuple only: the relation asked of the objects found
+	Include  int        // index of the Include in whose definition the step stands; -1 for the program's own
+	Relation string     // Direct and FromTuple: whose tuples are read: the relation itself, or the tupleset
+	Computed string     // FromTuple only: the relation asked of the objects found
+	Operands []*Program // All and Except; one of a relation is that relation's program
 }
 
 // Validate reports why the model does not allow the tuple; nil when it does.
@@ -121,15 +163,15 @@ func (m *Model) Validate(t relation.Tuple) error {
 	}
 	object, rel := relation.SplitSubject(t.Subject)
 	styp, id, _ := relation.SplitObject(object)
-	for _, allowed := range r.Restrictions {
-		if allowed == (Restriction{Type: styp, Relation: rel, Wildcard: id == "*"}) {
-			return nil
-		}
+	found := Restriction{Type: styp, Relation: rel, Wildcard: id == "*", Condition: t.Condition}
+	if slices.Contains(r.Restrictions, found) {
+		return nil
 	}
 	if len(r.Restrictions) == 0 {
 		return fault.New(fault.Invalid, typ+"#"+r.Name+" is computed from other relations: no tuple can name it")
 	}
-	return fault.New(fault.Invalid, typ+"#"+r.Name+" does not accept "+Restriction{clip(styp), clip(rel), id == "*"}.String())
+	found = Restriction{clip(styp), clip(rel), found.Wildcard, clip(found.Condition)}
+	return fault.New(fault.Invalid, typ+"#"+r.Name+" does not accept "+found.String())
 }
 
 // clip shortens a name that a caller gave, for an error text.

@@ -8,12 +8,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
+
+var ignoreRewrite = cmpopts.IgnoreFields(Relation{}, "Rewrite")
 
 const header = "model\n  schema 1.1\ntype user\n"
 
@@ -28,7 +31,7 @@ func TestRefused(t *testing.T) {
 		{"no header", "type user\n", fault.Invalid, "line 1: "},
 		{"no types", "model\n  schema 1.1\n", fault.Invalid, "no type"},
 		{"old schema", "model\n  schema 1.0\ntype user\n", fault.Invalid, "use 1.1"},
-		{"module", "module core\ntype user\n", fault.Unsupported, "modules"},
+		{"module", "module core\ntype user\n", fault.Invalid, "fga.mod"},
 		{"bracket", header + "type d\n  relations\n    define a: [user\n", fault.Invalid, "line 6: "},
 		{"stray word", header + "type d\n  relation\n    define a: [user]\n", fault.Invalid, "line 5: "},
 		{"no definition", header + "type d\n  relations\n    define a:\n", fault.Invalid, "line 6: "},
@@ -49,13 +52,16 @@ func TestRefused(t *testing.T) {
 		{"circle", header + "type d\n  relations\n    define a: [user] or b\n    define b: [user] or c\n    define c: a\n", fault.Invalid, "is defined by itself"},
 		{"never granted", header + "type d\n  relations\n    define p: [d]\n    define a: a from p\n", fault.Invalid, "line 7: d#a can never be granted"},
 		{"never granted userset", header + "type d\n  relations\n    define a: [d#a]\n", fault.Invalid, "line 6: d#a can never be granted"},
-		{"intersection", header + "type d\n  relations\n    define a: [user]\n    define b: a and a\n", fault.Unsupported, "line 7: d#b uses intersection"},
-		{"exclusion", header + "type d\n  relations\n    define a: [user]\n    define b: [user] but not a\n", fault.Unsupported, "line 7: d#b uses exclusion"},
-		{"deep exclusion", header + "type d\n  relations\n    define a: [user]\n    define b: [user] or (a or (a but not a))\n", fault.Unsupported, "line 7: d#b uses exclusion"},
-		{"condition on a type", header + "type d\n  relations\n    define a: [user with c]\ncondition c(x: int) {\n  x < 1\n}\n", fault.Unsupported, "condition"},
-		{"undefined condition", header + "type d\n  relations\n    define a: [user with c]\n", fault.Unsupported, "line 6: d#a uses conditions (with c)"},
-		{"one of two with a condition", header + "type d\n  relations\n    define a: [user, user:* with c]\n", fault.Unsupported, "line 6: d#a uses conditions"},
-		{"unused condition", header + "type d\n  relations\n    define a: [user]\ncondition c(x: int) {\n  x < 1\n}\n", fault.Unsupported, "condition c"},
+		{"never granted in an intersection", header + "type d\n  relations\n    define p: [d]\n    define b: [user] and b from p\n", fault.Invalid, "line 7: d#b can never be granted"},
+		{"never granted in an exclusion", header + "type d\n  relations\n    define p: [d]\n    define a: a from p\n    define b: [user] but not a\n", fault.Invalid, "can never be granted"},
+		{"circle through an operator", header + "type d\n  relations\n    define a: [user] but not b\n    define b: [user] and a\n", fault.Invalid, "is defined by itself"},
+		{"JSON of something else", `{"types": []}`, fault.Invalid, "not an authorization model"},
+		{"JSON without a version", `{"type_definitions": [{"type": "user"}]}`, fault.Invalid, "schema 1.1"},
+		{"JSON with one operand", `{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": "d", "relations": {"a": {"union": {"child": [{"this": {}}]}}}, "metadata": {"relations": {"a": {"directly_related_user_types": [{"type": "user"}]}}}}]}`, fault.Invalid, "fewer than two"},
+		{"JSON with an empty userset", `{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": "d", "relations": {"a": {"this": {}}}, "metadata": {"relations": {"a": {"directly_related_user_types": [{"type": "d", "relation": ""}]}}}}]}`, fault.Invalid, "without a relation"},
+		{"JSON with types for nothing", `{"schema_version": "1.1", "type_definitions": [{"type": "user", "metadata": {"relations": {"a": {"directly_related_user_types": [{"type": "user"}]}}}}]}`, fault.Invalid, "does not define"},
+		{"deep JSON", `{"schema_version": "1.1", "type_definitions": [{"type": "d", "relations": {"a": ` + strings.Repeat(`{"union": {"child": [{"this": {}}, `, 100) + `{"this": {}}` + strings.Repeat(`]}}`, 100) + `}}]}`, fault.Invalid, "deeper than 25"},
+		{"undefined condition", header + "type d\n  relations\n    define a: [user with c]\n", fault.Invalid, "line 6: the model has no condition c"},
 		{"control character", header + "type d\x00\n", fault.Invalid, "line 4: "},
 		{"not UTF-8", header + "type d\xff\n", fault.Invalid, "UTF-8"},
 		{"nested", header + "type d\n  relations\n    define a: [user]\n    define b: " + strings.Repeat("(", 40) + "a" + strings.Repeat(")", 40) + "\n", fault.Invalid, "line 7: "},
@@ -124,29 +130,29 @@ type document
 		{
 			Type: "folder", Name: "viewer",
 			Restrictions: []Restriction{{Type: "user"}, {Type: "user", Wildcard: true}, {Type: "team", Relation: "member"}},
-			Includes:     []Include{{"viewer", -1}, {"owner", 0}},
 			// "owner from parent" is left out: a viewer of the parent is as good.
-			Steps: []Step{
+			Program: &Program{Includes: []Include{{"viewer", -1}, {"owner", 0}}, Steps: []Step{
 				{Op: Direct, Include: 0, Relation: "viewer"},
 				{Op: FromTuple, Include: 0, Relation: "parent", Computed: "viewer"},
 				{Op: Direct, Include: 1, Relation: "owner"},
-			},
+			}},
 		},
 		{
 			Type: "document", Name: "can_view",
-			Includes: []Include{{"can_view", -1}, {"viewer", 0}, {"owner", 1}},
-			Steps: []Step{
+			Program: &Program{Includes: []Include{{"can_view", -1}, {"viewer", 0}, {"owner", 1}}, Steps: []Step{
 				{Op: FromTuple, Include: 1, Relation: "parent", Computed: "viewer"},
 				{Op: Direct, Include: 2, Relation: "owner"},
-			},
+			}},
 		},
 		{
 			Type: "document", Name: "lead",
-			Includes: []Include{{"lead", -1}},
-			Steps:    []Step{{Op: FromTuple, Include: 0, Relation: "parent", Computed: "member"}},
+			Program: &Program{
+				Includes: []Include{{"lead", -1}},
+				Steps:    []Step{{Op: FromTuple, Include: 0, Relation: "parent", Computed: "member"}},
+			},
 		},
 	} {
-		if diff := cmp.Diff(want, get(want.Type, want.Name)); diff != "" {
+		if diff := cmp.Diff(want, get(want.Type, want.Name), ignoreRewrite); diff != "" {
 			t.Errorf("%s#%s: %s", want.Type, want.Name, diff)
 		}
 	}
@@ -160,7 +166,7 @@ type document
 
 func TestValidate(t *testing.T) {
 	t.Parallel()
-	m, err := Parse(header + "type team\n  relations\n    define member: [user]\ntype d\n  relations\n    define a: [user, team#member]\n    define open: [user:*]\n    define b: a\n")
+	m, err := Parse(header + "type team\n  relations\n    define member: [user]\ntype d\n  relations\n    define a: [user, team#member]\n    define open: [user:*]\n    define b: a\n    define c: [user with k]\ncondition k(x: int) {\n  x > 1\n}\n")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,18 +178,103 @@ func TestValidate(t *testing.T) {
 		{"d:1", "a", "team:x#member", ""},
 		{"d:1", "open", "user:*", ""},
 		{"d:1", "a", "user:*", "d#a does not accept user:*"},
+		{"d:1", "c", "user:x with k", ""},
+		{"d:1", "c", "user:x", "d#c does not accept user"},
+		{"d:1", "a", "user:x with k", "d#a does not accept user with k"},
+		{"d:1", "c", "user:x with other", "d#c does not accept user with other"},
 		{"d:1", "open", "user:x", "d#open does not accept user"},
 		{"d:1", "a", "team:x", "does not accept team"},
 		{"d:1", "a", "d:x#b", "does not accept d#b"},
 		{"d:1", "b", "user:x", "computed"},
-		{"d:1", "c", "user:x", "no relation c"},
+		{"d:1", "e", "user:x", "no relation e"},
 		{"alien:1", "a", "user:x", "no type alien"},
 		{"d:1", "a", "alien:x", "does not accept alien"},
 	} {
-		err := m.Validate(relation.Tuple{Object: c.object, Relation: c.rel, Subject: c.subject})
+		subject, condition, _ := strings.Cut(c.subject, " with ")
+		err := m.Validate(relation.Tuple{Object: c.object, Relation: c.rel, Subject: subject, Condition: condition})
 		if c.want == "" && err != nil || c.want != "" && (fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.Public(err), c.want)) {
 			t.Errorf("%s#%s@%s: %v, want %q", c.object, c.rel, c.subject, err, c.want)
 		}
+	}
+}
+
+// Operands become programs of their own, and those of relations are shared.
+func TestOperators(t *testing.T) {
+	t.Parallel()
+	m, err := Parse(header + `type d
+  relations
+    define p: [d]
+    define a: [user with c, user]
+    define b: [user] and a
+    define n: ([user, d#b] or b) but not (a and (b or b from p))
+    define v: n or a
+condition c(x: map<string>, n: int) {
+  x["a"] == "b" && n < 3
+}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := func(rel string) *Program {
+		r, _ := m.Relation("d", rel)
+		return r.Program
+	}
+	all := Step{Op: All, Include: 0, Operands: []*Program{{Steps: []Step{{Op: Direct, Include: -1, Relation: "b"}}}, program("a")}}
+	if diff := cmp.Diff(&Program{Includes: []Include{{"b", -1}}, Steps: []Step{all}}, program("b")); diff != "" {
+		t.Error(diff)
+	}
+	all.Include = 1
+	except := Step{Op: Except, Include: 1, Operands: []*Program{
+		{Includes: []Include{{"b", -1}}, Steps: []Step{{Op: Direct, Include: -1, Relation: "n"}, {Op: All, Include: 0, Operands: all.Operands}}},
+		{Steps: []Step{{Op: All, Include: -1, Operands: []*Program{
+			program("a"),
+			{Includes: []Include{{"b", -1}}, Steps: []Step{{Op: FromTuple, Include: -1, Relation: "p", Computed: "b"}, {Op: All, Include: 0, Operands: all.Operands}}},
+		}}}},
+	}}
+	want := &Program{Includes: []Include{{"v", -1}, {"n", 0}, {"a", 0}}, Steps: []Step{except, {Op: Direct, Include: 2, Relation: "a"}}}
+	if diff := cmp.Diff(want, program("v")); diff != "" {
+		t.Error(diff)
+	}
+	if program("v").Steps[0].Operands[0] != program("n").Steps[0].Operands[0] || program("b").Steps[0].Operands[1] != program("a") {
+		t.Error("programs are not shared")
+	}
+	if diff := cmp.Diff([]Condition{{Name: "c", Expression: "x[\"a\"] == \"b\" && n < 3", Parameters: map[string]string{"x": "map<string>", "n": "int"}}}, m.Conditions()); diff != "" {
+		t.Error(diff)
+	}
+
+	// The JSON form is the same model.
+	proto, err := Proto(m.Source())
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := Source(proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range m.Relations("d") {
+		if got, _ := again.Relation("d", r.Name); cmp.Diff(r, got, ignoreRewrite) != "" {
+			t.Errorf("%s: %s", r.Name, cmp.Diff(r, got, ignoreRewrite))
+		}
+	}
+	if twice, err := Source(proto); err != nil || twice != source || again.ID() == m.ID() {
+		t.Errorf("%v: %s, then %s", err, source, twice)
+	}
+}
+
+// A chain of operators is compiled once for each link.
+func TestLongChain(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString(header + "type d\n  relations\n    define x: [user]\n    define r0: [user]\n")
+	for i := 1; i < 490; i++ {
+		fmt.Fprintf(&b, "    define r%d: (r%d and x) but not (r%d and x)\n", i, i-1, i-1)
+	}
+	if _, err := Parse(b.String()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -253,6 +344,7 @@ func FuzzParse(f *testing.F) {
 		"module m\nextend type user\n  relations\n    define a: [user]\n",
 		header + "type d\n  relations\n    define a: [user] but not (b and c)\n",
 		header + "type d\n  relations\n    define a: from b\n    define : or\n",
+		`{"schema_version": "1.1", "type_definitions": [{"type": "user"}]}`,
 	} {
 		f.Add(s)
 	}
@@ -276,7 +368,7 @@ func FuzzParse(f *testing.F) {
 					t.Errorf("%s#%s has the program %+v", typ, r.Name, r)
 				}
 				for _, s := range r.Steps {
-					if _, ok := m.Relation(typ, s.Relation); !ok || s.Include >= len(r.Includes) {
+					if _, ok := m.Relation(typ, s.Relation); ok != (s.Op == Direct || s.Op == FromTuple) || ok == (len(s.Operands) > 0) || s.Include >= len(r.Includes) {
 						t.Errorf("%s#%s has the step %+v", typ, r.Name, s)
 					}
 				}

@@ -38,35 +38,35 @@ func (p *parser) validate() error {
 	return nil
 }
 
-func (p *parser) validateRewrite(d *definition, r rewrite) error {
-	switch r.kind {
-	case computed:
-		if r.relation == d.name {
+func (p *parser) validateRewrite(d *definition, r Rewrite) error {
+	switch r.Op {
+	case Computed:
+		if r.Relation == d.name {
 			return invalid(d.line, "%s#%s is defined by itself", d.typ, d.name)
 		}
-		if p.defs[d.typ][r.relation] == nil {
-			return invalid(d.line, "the type %s has no relation %s", d.typ, clip(r.relation))
+		if p.defs[d.typ][r.Relation] == nil {
+			return invalid(d.line, "the type %s has no relation %s", d.typ, clip(r.Relation))
 		}
-	case fromTuple:
-		set := p.defs[d.typ][r.tupleset]
+	case FromTuple:
+		set := p.defs[d.typ][r.Tupleset]
 		if set == nil {
-			return invalid(d.line, "the type %s has no relation %s", d.typ, clip(r.tupleset))
+			return invalid(d.line, "the type %s has no relation %s", d.typ, clip(r.Tupleset))
 		}
-		if set.rewrite.kind != this {
-			return invalid(d.line, "%s in '%s from %s' must be a direct relation and nothing else", clip(r.tupleset), clip(r.relation), clip(r.tupleset))
+		if set.rewrite.Op != Direct {
+			return invalid(d.line, "%s in '%s from %s' must be a direct relation and nothing else", clip(r.Tupleset), clip(r.Relation), clip(r.Tupleset))
 		}
 		found := false
 		for _, allowed := range set.restrictions {
 			if allowed.Relation != "" || allowed.Wildcard {
 				return invalid(set.line, "%s#%s is used as 'from %s', so it accepts objects only and not %s", d.typ, set.name, set.name, allowed)
 			}
-			found = found || p.defs[allowed.Type][r.relation] != nil
+			found = found || p.defs[allowed.Type][r.Relation] != nil
 		}
 		if !found {
-			return invalid(d.line, "none of the types in %s#%s has a relation %s", d.typ, set.name, clip(r.relation))
+			return invalid(d.line, "none of the types in %s#%s has a relation %s", d.typ, set.name, clip(r.Relation))
 		}
-	case union:
-		for _, operand := range r.operands {
+	default:
+		for _, operand := range r.Operands {
 			if err := p.validateRewrite(d, operand); err != nil {
 				return err
 			}
@@ -76,7 +76,7 @@ func (p *parser) validateRewrite(d *definition, r rewrite) error {
 }
 
 func (p *parser) validateRestrictions(d *definition) error {
-	if has(d.rewrite, this) != (len(d.restrictions) > 0) {
+	if has(d.rewrite, Direct) != (len(d.restrictions) > 0) {
 		return invalid(d.line, "%s#%s needs the types that it accepts in brackets", d.typ, d.name)
 	}
 	for _, r := range d.restrictions {
@@ -86,12 +86,15 @@ func (p *parser) validateRestrictions(d *definition) error {
 		if r.Relation != "" && p.defs[r.Type][r.Relation] == nil {
 			return invalid(d.line, "the type %s has no relation %s", r.Type, clip(r.Relation))
 		}
+		if r.Condition != "" && r.Condition != Inline && !slices.ContainsFunc(p.conditions, func(c Condition) bool { return c.Name == r.Condition }) {
+			return invalid(d.line, "the model has no condition %s", clip(r.Condition))
+		}
 	}
 	return nil
 }
 
-func has(r rewrite, k kind) bool {
-	return r.kind == k || slices.ContainsFunc(r.operands, func(o rewrite) bool { return has(o, k) })
+func has(r Rewrite, k Op) bool {
+	return r.Op == k || slices.ContainsFunc(r.Operands, func(o Rewrite) bool { return has(o, k) })
 }
 
 // grantable returns the definitions that some set of tuples can grant to some
@@ -119,43 +122,49 @@ func (p *parser) grantable() map[*definition]bool {
 }
 
 // mentions calls f for each definition on which a grant of d may depend.
-func (p *parser) mentions(d *definition, r rewrite, f func(*definition)) {
-	switch r.kind {
-	case this:
+func (p *parser) mentions(d *definition, r Rewrite, f func(*definition)) {
+	switch r.Op {
+	case Direct:
 		for _, a := range d.restrictions {
 			if a.Relation != "" {
 				f(p.defs[a.Type][a.Relation])
 			}
 		}
-	case computed:
-		f(p.defs[d.typ][r.relation])
-	case fromTuple:
-		for _, a := range p.defs[d.typ][r.tupleset].restrictions {
-			if next := p.defs[a.Type][r.relation]; next != nil {
+	case Computed:
+		f(p.defs[d.typ][r.Relation])
+	case FromTuple:
+		for _, a := range p.defs[d.typ][r.Tupleset].restrictions {
+			if next := p.defs[a.Type][r.Relation]; next != nil {
 				f(next)
 			}
 		}
 	}
-	for _, operand := range r.operands {
+	for _, operand := range r.Operands {
 		p.mentions(d, operand, f)
 	}
 }
 
-func (p *parser) grants(d *definition, r rewrite, granted map[*definition]bool) bool {
-	switch r.kind {
-	case this:
+func (p *parser) grants(d *definition, r Rewrite, granted map[*definition]bool) bool {
+	switch r.Op {
+	case Direct:
 		return slices.ContainsFunc(d.restrictions, func(a Restriction) bool {
 			return a.Relation == "" || granted[p.defs[a.Type][a.Relation]]
 		})
-	case computed:
-		return granted[p.defs[d.typ][r.relation]]
-	case fromTuple:
-		return slices.ContainsFunc(p.defs[d.typ][r.tupleset].restrictions, func(a Restriction) bool {
-			next := p.defs[a.Type][r.relation]
+	case Computed:
+		return granted[p.defs[d.typ][r.Relation]]
+	case FromTuple:
+		return slices.ContainsFunc(p.defs[d.typ][r.Tupleset].restrictions, func(a Restriction) bool {
+			next := p.defs[a.Type][r.Relation]
 			return next != nil && granted[next]
 		})
 	}
-	return slices.ContainsFunc(r.operands, func(o rewrite) bool { return p.grants(d, o, granted) })
+	grants := func(o Rewrite) bool { return p.grants(d, o, granted) }
+	if r.Op == Union {
+		return slices.ContainsFunc(r.Operands, grants)
+	}
+	// As OpenFGA does, also of an exclusion's second operand: what can never be
+	// granted need not be subtracted.
+	return !slices.ContainsFunc(r.Operands, func(o Rewrite) bool { return !grants(o) })
 }
 
 // circular returns a definition that a chain of computed relations leads back
@@ -164,12 +173,12 @@ func (p *parser) circular(typ string) *definition {
 	const open, done = 1, 2
 	colour := map[string]int{}
 	var visit func(rel string) *definition
-	var walk func(r rewrite) *definition
-	walk = func(r rewrite) *definition {
-		if r.kind == computed {
-			return visit(r.relation)
+	var walk func(r Rewrite) *definition
+	walk = func(r Rewrite) *definition {
+		if r.Op == Computed {
+			return visit(r.Relation)
 		}
-		for _, operand := range r.operands {
+		for _, operand := range r.Operands {
 			if d := walk(operand); d != nil {
 				return d
 			}

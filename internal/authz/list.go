@@ -1,0 +1,460 @@
+package authz
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"bulwark.example/internal/relation"
+)
+
+// maxListEdges bounds the tuples that one list follows: 4 million are about a
+// second of one core. A list that meets the bound is cut, and says so.
+const maxListEdges = 1 << 22
+
+// ObjectsQuery asks which objects of the type the subject has the relation to.
+type ObjectsQuery struct {
+	Store    relation.StoreID
+	Type     string
+	Relation string
+	Subject  string
+	Asked
+	Limit int    // of the page; 0: all
+	After string // an object's id: the page begins behind it; "" for the first
+}
+
+// UsersQuery asks which subjects of a form have the relation to the object.
+type UsersQuery struct {
+	Store    relation.StoreID
+	Object   string
+	Relation string
+	Type     string // of the subjects
+	Userset  string // their relation, for usersets; "" for objects and everyone
+	Asked
+	Limit int
+	After string // a subject
+}
+
+// List answers a list.
+type List struct {
+	Names     []string // ascending in byte order, each once
+	Next      string   // the After of the next page; "" at the end
+	Truncated bool     // the work for the list met its bound: more may have the relation
+	Revision  relation.Revision
+	Model     string
+}
+
+// ListObjects returns exactly the objects of which Check would allow the
+// question, except "not yet" for those behind a page or a cut. Kinds: those of
+// [Engine.Check], also when one of the objects has no answer.
+func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) {
+	ev, err := e.ask(ctx, q.Store, &q.Asked)
+	if err != nil {
+		return List{}, err
+	}
+	defer ev.release()
+	ev.limit = maxListEdges
+	typ := ev.model.types[q.Type]
+	if typ == nil {
+		return List{}, noType("object", q.Type)
+	}
+	target, err := typ.program(q.Relation)
+	if err != nil {
+		return List{}, err
+	}
+	if ev.who, err = ev.askerOf(q.Subject); err != nil {
+		return List{}, err
+	}
+	ev.walk = ev.walk || ev.who.every == 0
+	w := &wave{ev: ev}
+	ids := w.verified(target, w.objects(target))
+	names := make([]string, 0, len(ids)+1)
+	for _, id := range ids {
+		names = append(names, ev.name(id))
+	}
+	if self, _ := relation.SplitSubject(q.Subject); ev.who.object == 0 && ev.who.set && target.itself(ev.who.form) {
+		names = append(names, self) // an object that no tuple names has this userset all the same
+	}
+	return e.list(q.Store, w, names, q.Limit, q.After)
+}
+
+// ListUsers returns the subjects of the form that have the relation. Everyone of
+// a type is listed as "user:*"; who has the relation for that reason alone is not
+// listed beside it. Kinds: as [Engine.ListObjects].
+func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
+	ev, err := e.ask(ctx, q.Store, &q.Asked)
+	if err != nil {
+		return List{}, err
+	}
+	defer ev.release()
+	ev.limit, ev.walk = maxListEdges, true
+	object, typ, err := ev.objectOf(q.Object)
+	if err != nil {
+		return List{}, err
+	}
+	prog, err := typ.program(q.Relation)
+	if err != nil {
+		return List{}, err
+	}
+	of := ev.model.types[q.Type]
+	if of == nil {
+		return List{}, noType("user", q.Type)
+	}
+	want := wanted{asker: asker{form: of.object}, every: of.anybody}
+	suffix := ""
+	if q.Userset != "" {
+		p, err := of.program(q.Userset)
+		if err != nil {
+			return List{}, err
+		}
+		want, suffix = wanted{asker: asker{form: p.userset, set: true}}, "#"+q.Userset
+	}
+	w := &wave{ev: ev}
+	var names []string
+	for _, id := range w.subjects(object, prog, want) {
+		names = append(names, ev.name(id)+suffix)
+	}
+	if object == 0 && want.set && prog.itself(want.form) {
+		names = append(names, q.Object+suffix)
+	}
+	return e.list(q.Store, w, names, q.Limit, q.After)
+}
+
+// list sorts the names and cuts the page out.
+func (e *Engine) list(store relation.StoreID, w *wave, names []string, limit int, after string) (List, error) {
+	ev := w.ev
+	if w.err != nil {
+		return List{}, w.err
+	}
+	l := List{Revision: e.revision(store, ev.snap), Model: ev.model.model.ID(), Truncated: w.cut}
+	slices.SortFunc(names, strings.Compare)
+	if after != "" {
+		i, found := slices.BinarySearch(names, after)
+		if found {
+			i++
+		}
+		names = names[i:]
+	}
+	if limit > 0 && len(names) > limit {
+		names = names[:limit]
+		l.Next = names[limit-1]
+	}
+	l.Names = names
+	return l, nil
+}
+
+func (p *program) itself(userset sym) bool {
+	return slices.ContainsFunc(p.includes, func(i include) bool { return i.userset == userset })
+}
+
+// wave is a breadth-first search that follows everything which might grant, and
+// marks what is sure. What is not sure is asked one by one, by the evaluator
+// that answers Check, in the same snapshot.
+type wave struct {
+	ev    *evaluator
+	found []spot
+	seen  set
+	cut   bool
+	err   error
+}
+
+// spot is a program that an object holds, or is asked about.
+type spot struct {
+	object uint32
+	prog   *program
+	depth  int32
+	sure   bool
+}
+
+// stop tells whether the search is over before its end.
+func (w *wave) stop() bool { return w.cut || w.err != nil }
+
+func (w *wave) count(edges int) bool {
+	ev := w.ev
+	if ev.edges += edges; ev.edges > ev.limit {
+		w.cut = true
+	} else if len(w.found)&1023 == 1023 && ev.ctx.Err() != nil {
+		w.err = ev.ctx.Err()
+	}
+	return !w.stop()
+}
+
+// add takes a spot that was not seen. It reports false when the search must end.
+func (w *wave) add(s spot) {
+	if w.seen.slots == nil {
+		w.seen.reset()
+	}
+	if s.depth >= maxDepth {
+		s.sure = false // Check tells what that means
+	}
+	if !w.seen.has(s.object, s.prog.id) {
+		w.seen.add(s.object, s.prog.id)
+		w.found = append(w.found, s)
+	}
+}
+
+// run calls expand for the start and every spot, first along what is sure, then
+// along everything.
+func (w *wave) run(start func(sure bool), expand func(at spot, sure bool)) {
+	for _, sure := range []bool{true, false} {
+		start(sure)
+		for i := 0; i < len(w.found) && !w.stop(); i++ {
+			if at := w.found[i]; at.sure || !sure {
+				expand(at, sure)
+			}
+		}
+	}
+}
+
+// objects searches upwards from the asker for what holds the target.
+func (w *wave) objects(target *program) []spot {
+	ev := w.ev
+	r := ev.model.reach(target)
+	w.run(func(sure bool) {
+		for _, from := range []struct {
+			object uint32
+			form   sym
+		}{{ev.who.object, ev.who.form}, {ev.everyone(ev.who.every), ev.who.every}} {
+			if from.object != 0 && from.form != 0 {
+				w.rise(ev.in(from.object), from.form, r.named, 0, sure, true)
+			}
+		}
+		if ev.who.set && ev.who.object != 0 {
+			for _, p := range r.programs {
+				if p.itself(ev.who.form) {
+					w.add(spot{ev.who.object, p, 0, true})
+				}
+			}
+		}
+	}, func(at spot, sure bool) {
+		if rises := r.held[at.prog.id]; len(rises) > 0 {
+			w.rise(ev.in(at.object), 0, rises, at.depth+1, sure, at.sure)
+		}
+		if !sure {
+			for _, p := range r.operators[at.prog.id] {
+				w.add(spot{at.object, p, at.depth, false})
+			}
+		}
+	})
+	return slices.DeleteFunc(w.found, func(s spot) bool { return s.prog != target })
+}
+
+// rise follows tuples from a subject to the objects that name it. form is the
+// subject's, 0 if the rises' keys say it all.
+func (w *wave) rise(nd node, form sym, rises []rise, depth int32, sure, from bool) {
+	for i := 0; i < len(nd); {
+		key, words, caveats, after := nd.next(i)
+		i = after
+		plain := key &^ guarded
+		if form != 0 && keySubject(key) != form {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(rises, plain, func(r rise, k uint32) int { return int(int64(r.key) - int64(k)) })
+		for ; at < len(rises) && rises[at].key == plain; at++ {
+			r := rises[at]
+			if !w.count(len(words)) {
+				return
+			}
+			for n, object := range words {
+				v := yes
+				if caveats == nil && r.condition != "" {
+					continue
+				}
+				if caveats != nil {
+					c := w.ev.caveat(caveats[n])
+					if c.condition != r.condition {
+						continue
+					}
+					v = w.ev.holds(c)
+				}
+				if v == yes && from || v > no && !sure {
+					w.add(spot{object, r.prog, depth, v == yes && from})
+				}
+			}
+		}
+	}
+}
+
+// verified returns the objects of the spots that are sure, and of the others
+// those that Check allows.
+func (w *wave) verified(target *program, spots []spot) []uint32 {
+	ids := make([]uint32, 0, len(spots))
+	w.ev.cause = nil
+	for _, s := range spots {
+		if s.sure || w.asks(s.object, target, false) {
+			ids = append(ids, s.object)
+		}
+	}
+	return ids
+}
+
+// asks puts one question to the evaluator.
+func (w *wave) asks(object uint32, prog *program, explicit bool) bool {
+	if w.stop() {
+		return false
+	}
+	w.ev.fix = nil
+	v, _ := w.ev.answer(object, prog, explicit)
+	switch err := w.ev.failure(v); {
+	case err == errEdges:
+		w.cut, w.ev.fatal = true, nil
+		return false
+	case err != nil:
+		w.err = err
+	}
+	return v == yes && w.err == nil
+}
+
+// wanted is which subjects a list is about.
+type wanted struct {
+	asker
+	every sym // also everyone of the type
+}
+
+// subjects searches downwards from the object for who holds the program.
+func (w *wave) subjects(object uint32, prog *program, want wanted) []uint32 {
+	ev := w.ev
+	sure := map[uint32]bool{} // who was found, and whether it is sure
+	note := func(id uint32, ok bool) { sure[id] = sure[id] || ok }
+	w.run(func(bool) {
+		w.add(spot{object, prog, 0, true})
+	}, func(at spot, surely bool) {
+		if want.set && at.object != 0 && at.prog.itself(want.form) {
+			note(at.object, at.sure)
+		}
+		nd := ev.out(at.object)
+		for i := 0; i < len(nd); {
+			key, words, caveats, after := nd.next(i)
+			i = after
+			w.descend(at, key&^guarded, words, caveats, surely, want, note)
+		}
+		if surely {
+			return
+		}
+		for _, op := range at.prog.operators {
+			for n, operand := range op.operands {
+				if n == 0 || !op.except {
+					w.add(spot{at.object, operand, at.depth, false})
+				}
+			}
+		}
+	})
+	ids := make([]uint32, 0, len(sure))
+	ev.cause = nil
+	for id, ok := range sure {
+		if !ok {
+			ev.who = want.asker
+			ev.who.object = id
+			if want.every != 0 && id == ev.everyone(want.every) {
+				ev.who.form = want.every
+			} else if !want.set {
+				ev.who.every = want.every
+			}
+			clear(ev.memo)
+			ok = w.asks(object, prog, !want.set && ev.who.form != want.every)
+		}
+		if ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// descend follows one group of an object's tuples.
+func (w *wave) descend(at spot, key uint32, words, caveats []uint32, surely bool, want wanted, note func(uint32, bool)) {
+	for n := range at.prog.actions {
+		a := &at.prog.actions[n]
+		if a.key != key {
+			continue
+		}
+		if !w.count(len(words)) {
+			return
+		}
+		form := keySubject(key)
+		names := !a.parent && (form == want.form || form == want.every)
+		if !names && a.next == nil {
+			continue
+		}
+		for n, word := range words {
+			v := yes
+			if caveats == nil && a.condition != "" {
+				continue
+			}
+			if caveats != nil {
+				c := w.ev.caveat(caveats[n])
+				if c.condition != a.condition {
+					continue
+				}
+				v = w.ev.holds(c)
+			}
+			if v == no || v != yes && surely {
+				continue
+			}
+			if names {
+				note(word, v == yes && at.sure)
+			}
+			if a.next != nil {
+				w.add(spot{word, a.next, at.depth + 1, v == yes && at.sure})
+			}
+		}
+	}
+}
+
+// reach is what a list of objects needs to know of a model: which programs can
+// lead to the target, and from where.
+type reach struct {
+	programs  []*program
+	named     []rise                // by key: what a tuple's subject gains
+	held      map[uint32][]rise     // by the id of a held program, by key
+	operators map[uint32][]*program // by the id of an operand: what it may grant
+}
+
+// rise says that the object of a tuple of the key may hold the program.
+type rise struct {
+	key       uint32
+	prog      *program
+	condition string
+}
+
+// reach returns it for a target, computed once.
+func (b *bound) reach(target *program) *reach {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r := b.reaches[target]; r != nil {
+		return r
+	}
+	r := &reach{held: map[uint32][]rise{}, operators: map[uint32][]*program{}, programs: []*program{target}}
+	need := func(p *program) {
+		if !slices.Contains(r.programs, p) {
+			r.programs = append(r.programs, p)
+		}
+	}
+	for i := 0; i < len(r.programs); i++ {
+		p := r.programs[i]
+		for _, a := range p.actions {
+			up := rise{a.key, p, a.condition}
+			if !a.parent {
+				r.named = append(r.named, up)
+			}
+			if a.next != nil {
+				need(a.next)
+				r.held[a.next.id] = append(r.held[a.next.id], up)
+			}
+		}
+		for _, op := range p.operators {
+			// All operands must grant, so the objects of one are enough to look at.
+			need(op.operands[0])
+			r.operators[op.operands[0].id] = append(r.operators[op.operands[0].id], p)
+		}
+	}
+	byKey := func(a, b rise) int { return int(int64(a.key) - int64(b.key)) }
+	slices.SortStableFunc(r.named, byKey)
+	for _, list := range r.held {
+		slices.SortStableFunc(list, byKey)
+	}
+	if b.reaches == nil {
+		b.reaches = map[*program]*reach{}
+	}
+	b.reaches[target] = r
+	return r
+}

@@ -1,0 +1,339 @@
+package authz
+
+import (
+	"cmp"
+	"slices"
+
+	"bulwark.example/internal/fault"
+)
+
+// An edge is a tuple in numbers, seen from one of its ends: from is the entity
+// where it is kept, key says what it is and word names the other end.
+type edge struct{ from, key, word, caveat uint32 }
+
+// edgeKey joins the form of the relation (document#viewer) and that of the
+// subject (user, user:*, team#member).
+func edgeKey(rel, subject sym) uint32 { return uint32(rel)<<16 | uint32(subject) }
+
+func keyRelation(key uint32) sym { return sym(key &^ guarded >> 16) }
+
+func keySubject(key uint32) sym { return sym(key & 0xffff) }
+
+// guarded marks the key of edges that count under a condition or for a time. It
+// is the highest bit, so that these groups stand last.
+const guarded = 1 << 31
+
+// node is what one entity's edges say, without pointers: groups of
+//
+//	key, n, n words in ascending order, and if the key is guarded n caveats
+//
+// in ascending order of keys. A node is never changed once it is in a snapshot.
+type node []uint32
+
+// next returns the group at i and where the following one begins.
+func (nd node) next(i int) (key uint32, words, caveats []uint32, after int) {
+	key = nd[i]
+	n := int(nd[i+1])
+	words = nd[i+2 : i+2+n]
+	after = i + 2 + n
+	if key&guarded != 0 {
+		caveats = nd[after : after+n]
+		after += n
+	}
+	return key, words, caveats, after
+}
+
+// group returns the words and caveats of a key; nil if there are none.
+func (nd node) group(key uint32) (words, caveats []uint32) {
+	for i := 0; i < len(nd); {
+		k, w, c, after := nd.next(i)
+		if k >= key {
+			if k == key {
+				return w, c
+			}
+			return nil, nil
+		}
+		i = after
+	}
+	return nil, nil
+}
+
+// holds reports whether the ascending words have the word.
+func holds(words []uint32, word uint32) bool {
+	_, ok := place(words, word)
+	return ok
+}
+
+func place(words []uint32, word uint32) (int, bool) {
+	if len(words) <= 8 { // a line or less of memory: no search is faster
+		for i, w := range words {
+			if w >= word {
+				return i, w == word
+			}
+		}
+		return len(words), false
+	}
+	return slices.BinarySearch(words, word)
+}
+
+// all yields every edge in order, its key without the mark.
+func (nd node) all(yield func(key, word, caveat uint32) bool) {
+	for i := 0; i < len(nd); {
+		key, words, caveats, after := nd.next(i)
+		for n, w := range words {
+			var c uint32
+			if caveats != nil {
+				c = caveats[n]
+			}
+			if !yield(key&^guarded, w, c) {
+				return
+			}
+		}
+		i = after
+	}
+}
+
+const pageSize = 1 << 6
+
+// page is the unit of copy-on-write: the nodes of neighbouring entities in one
+// block, so that an entity costs four bytes and its edges no pointer.
+type page struct {
+	off   [pageSize + 1]uint32
+	words []uint32
+}
+
+// pages hold one direction of a graph, by entity.
+type pages []*page
+
+// node returns what the entity's edges say; nil for an unknown one.
+func (ps pages) node(id uint32) node {
+	if p := int(id / pageSize); p < len(ps) {
+		if at := ps[p]; at != nil {
+			slot := id % pageSize
+			return at.words[at.off[slot]:at.off[slot+1]]
+		}
+	}
+	return nil
+}
+
+func sortEdges(list []edge) {
+	slices.SortFunc(list, func(a, b edge) int {
+		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.stored(), b.stored()), cmp.Compare(a.word, b.word))
+	})
+}
+
+// stored is the key under which the edge stands.
+func (e edge) stored() uint32 {
+	if e.caveat != 0 {
+		return e.key | guarded
+	}
+	return e.key
+}
+
+// fill lays sorted edges into fresh pages for entities up to n.
+func fill(list []edge, n uint32) pages {
+	ps := make(pages, n/pageSize+1)
+	for i := 0; i < len(list); {
+		number := list[i].from / pageSize
+		end := i
+		for end < len(list) && list[end].from/pageSize == number {
+			end++
+		}
+		ps[number] = fillPage(list[i:end])
+		i = end
+	}
+	return ps
+}
+
+func fillPage(list []edge) *page {
+	size := 0
+	for i, e := range list {
+		if size++; i == 0 || e.from != list[i-1].from || e.stored() != list[i-1].stored() {
+			size += 2
+		}
+		if e.caveat != 0 {
+			size++
+		}
+	}
+	p := &page{words: make([]uint32, 0, size)}
+	for slot, i := uint32(0), 0; slot < pageSize; slot++ {
+		end := i
+		for end < len(list) && list[end].from%pageSize == slot {
+			end++
+		}
+		p.words = appendNode(p.words, list[i:end])
+		p.off[slot+1] = uint32(len(p.words))
+		i = end
+	}
+	return p
+}
+
+// appendNode spells the sorted edges of one entity. It trusts the caller that no
+// two are the same.
+func appendNode(words []uint32, list []edge) []uint32 {
+	sp := speller{words: words}
+	for _, e := range list {
+		sp.add(e.stored(), e.word, e.caveat)
+	}
+	return sp.end()
+}
+
+// speller writes a node, edge by edge in order.
+type speller struct {
+	words   []uint32
+	head    int // where the open group begins, if count > 0
+	count   uint32
+	caveats []uint32 // of the open group, if its key is guarded
+}
+
+func (sp *speller) add(key, word, caveat uint32) {
+	if sp.count == 0 || sp.words[sp.head] != key {
+		sp.end()
+		sp.head = len(sp.words)
+		sp.words = append(sp.words, key, 0)
+	}
+	sp.count++
+	sp.words = append(sp.words, word)
+	if key&guarded != 0 {
+		sp.caveats = append(sp.caveats, caveat)
+	}
+}
+
+// end closes the open group.
+func (sp *speller) end() []uint32 {
+	if sp.count > 0 {
+		sp.words[sp.head+1] = sp.count
+		sp.words = append(sp.words, sp.caveats...)
+		sp.count, sp.caveats = 0, sp.caveats[:0]
+	}
+	return sp.words
+}
+
+// change is an edge that comes or goes.
+type change struct {
+	edge
+	gone bool // its caveat is then not known
+}
+
+var errUnfit = fault.New(fault.Integrity, "a change does not fit the graph")
+
+// with returns pages that have the changes. Every page is copied once, however
+// many of the changes it takes. The error is errUnfit.
+func (ps pages) with(changes []change, n uint32) (pages, error) {
+	slices.SortStableFunc(changes, func(a, b change) int { return cmp.Compare(a.from, b.from) })
+	next := slices.Clone(ps)
+	for len(next) <= int(n/pageSize) {
+		next = append(next, nil)
+	}
+	for i := 0; i < len(changes); {
+		number := changes[i].from / pageSize
+		end := i
+		for end < len(changes) && changes[end].from/pageSize == number {
+			end++
+		}
+		p, err := next[number].with(changes[i:end])
+		if err != nil {
+			return nil, err
+		}
+		next[number] = p
+		i = end
+	}
+	return next, nil
+}
+
+func (p *page) with(changes []change) (*page, error) {
+	next := new(page)
+	if p != nil {
+		next.words = make([]uint32, 0, len(p.words)+4*len(changes))
+	}
+	for slot, i := uint32(0), 0; slot < pageSize; slot++ {
+		end := i
+		for end < len(changes) && changes[end].from%pageSize == slot {
+			end++
+		}
+		var old node
+		if p != nil {
+			old = p.words[p.off[slot]:p.off[slot+1]]
+		}
+		if i == end {
+			next.words = append(next.words, old...)
+		} else {
+			var err error
+			if next.words, err = appendChanged(next.words, old, changes[i:end]); err != nil {
+				return nil, err
+			}
+		}
+		next.off[slot+1] = uint32(len(next.words))
+		i = end
+	}
+	return next, nil
+}
+
+// appendChanged spells a node after the changes. What goes goes first: a changed
+// caveat is an edge that goes and one that comes.
+func appendChanged(words []uint32, old node, changes []change) ([]uint32, error) {
+	gone, come := make([]edge, 0, len(changes)), make([]edge, 0, len(changes))
+	for _, c := range changes {
+		if !c.gone {
+			come = append(come, c.edge)
+			continue
+		}
+		// It is known by key and word alone; whether it is guarded is read off.
+		w, caveats := old.group(c.key | guarded)
+		if at, ok := place(w, c.word); ok {
+			c.caveat = caveats[at]
+		}
+		gone = append(gone, c.edge)
+	}
+	sortEdges(gone)
+	sortEdges(come)
+	sp := speller{words: words}
+	left := len(gone)
+	emit := func() {
+		sp.add(come[0].stored(), come[0].word, come[0].caveat)
+		come = come[1:]
+	}
+	for i := 0; i < len(old); {
+		key, w, caveats, after := old.next(i)
+		for len(come) > 0 && come[0].stored() < key {
+			emit()
+		}
+		if !concerns(gone, key) && (len(come) == 0 || come[0].stored() > key) {
+			sp.words = append(sp.end(), old[i:after]...) // most groups, at the speed of a copy
+			i = after
+			continue
+		}
+		for n, word := range w {
+			for len(come) > 0 && come[0].stored() == key && come[0].word < word {
+				emit()
+			}
+			e := edge{key: key &^ guarded, word: word}
+			if caveats != nil {
+				e.caveat = caveats[n]
+			}
+			if slices.ContainsFunc(gone, func(g edge) bool { return g.stored() == key && g.word == word }) {
+				left--
+				continue
+			}
+			if len(come) > 0 && come[0].stored() == key && come[0].word == word {
+				return nil, errUnfit
+			}
+			sp.add(key, word, e.caveat)
+		}
+		i = after
+	}
+	for len(come) > 0 {
+		if len(come) > 1 && come[1].stored() == come[0].stored() && come[1].word == come[0].word {
+			return nil, errUnfit
+		}
+		emit()
+	}
+	if left > 0 {
+		return nil, errUnfit
+	}
+	return sp.end(), nil
+}
+
+func concerns(gone []edge, key uint32) bool {
+	return slices.ContainsFunc(gone, func(g edge) bool { return g.stored() == key })
+}

@@ -1,0 +1,139 @@
+package authz
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/relation"
+)
+
+// What a wrong question is wrong about: doors have codes of their own for these.
+// All have kind [fault.Invalid].
+var (
+	ErrNoType     = errors.New("no such type")
+	ErrNoRelation = errors.New("no such relation")
+	ErrNoModel    = errors.New("no such model")
+	ErrTuple      = errors.New("a tuple that the model does not allow")
+	ErrCondition  = errors.New("a condition that cannot be evaluated")
+	ErrCursor     = errors.New("not a cursor of this listing")
+	ErrCursorType = errors.New("a cursor of changes of another type") // an [ErrCursor] too
+)
+
+func noType(what, typ string) error {
+	return fault.Wrap(fault.Invalid, "the model has no type "+clip(typ)+" of "+what, ErrNoType)
+}
+
+func noRelation(typ, rel string) error {
+	return fault.Wrap(fault.Invalid, "the type "+typ+" has no relation "+clip(rel), ErrNoRelation)
+}
+
+// clip shortens what a caller gave, for an error text.
+func clip(s string) string {
+	if len(s) > 64 {
+		return strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}
+
+// Subject-side rules of a question. An object that the graph knows is well
+// formed, so only unknown ones are looked at closely.
+
+// objectOf finds the object of a question and its type.
+func (ev *evaluator) objectOf(object string) (uint32, *boundType, error) {
+	id := ev.find(object)
+	if id != 0 && id <= ev.snap.n {
+		if typ := ev.model.typeOf(ev.snap.entity(id).typ); typ != nil {
+			return id, typ, nil
+		}
+	}
+	if !relation.ValidObject(object) {
+		return 0, nil, fault.New(fault.Invalid, "the object must be type:id")
+	}
+	name, _, _ := relation.SplitObject(object)
+	typ := ev.model.types[name]
+	if typ == nil {
+		return 0, nil, noType("object", name)
+	}
+	return id, typ, nil
+}
+
+func (t *boundType) program(rel string) (*program, error) {
+	if p := t.programs[rel]; p != nil {
+		return p, nil
+	}
+	return nil, noRelation(t.name, rel)
+}
+
+// askerOf finds the subject of a question.
+func (ev *evaluator) askerOf(subject string) (asker, error) {
+	object, rel, userset := strings.Cut(subject, "#")
+	var typ *boundType
+	id := ev.find(object)
+	if id != 0 && id <= ev.snap.n {
+		typ = ev.model.typeOf(ev.snap.entity(id).typ)
+	}
+	if typ == nil {
+		if !relation.ValidSubject(subject) {
+			return asker{}, fault.New(fault.Invalid, "the user must be type:id, type:id#relation or type:*")
+		}
+		name, _, _ := relation.SplitObject(object)
+		if typ = ev.model.types[name]; typ == nil {
+			return asker{}, fault.New(fault.Invalid, "the model has no type "+clip(name)+" of user")
+		}
+		if strings.HasSuffix(object, ":"+everyone) && len(object) == len(name)+2 {
+			return asker{object: id, form: typ.anybody}, nil
+		}
+	}
+	if !userset {
+		return asker{object: id, form: typ.object, every: typ.anybody}, nil
+	}
+	p := typ.programs[rel]
+	if p == nil {
+		return asker{}, fault.New(fault.Invalid, "the type "+typ.name+" has no relation "+clip(rel))
+	}
+	return asker{object: id, form: p.userset, set: true}, nil
+}
+
+// accepts reports why the model does not allow the tuple; nil when it does. The
+// error is [ErrTuple].
+func (b *bound) accepts(t relation.Tuple) error {
+	err := t.Validate()
+	if err == nil {
+		err = b.model.Validate(t)
+	}
+	if err == nil && t.Condition != "" {
+		err = b.guards(t)
+	}
+	if err != nil {
+		return fault.Wrap(fault.Invalid, fault.Public(err), errors.Join(ErrTuple, err))
+	}
+	return nil
+}
+
+// guards holds the context of a tuple to the parameters of its condition.
+func (b *bound) guards(t relation.Tuple) error {
+	c, _, err := caveatOf(t)
+	if err != nil {
+		return err
+	}
+	compiled, err := b.condition(&c)
+	if err != nil {
+		return err
+	}
+	return compiled.Check(c.stored)
+}
+
+// Context reads a caller's JSON object; nil for none. The error has kind
+// [fault.Invalid].
+func Context(raw []byte) (map[string]any, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	var m map[string]any
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fault.Wrap(fault.Invalid, "the context must be a JSON object", err)
+	}
+	return m, nil
+}
