@@ -32,6 +32,10 @@ const System = ""
 // gets no entry of its own.
 const KindModel = "model"
 
+// KindStore is the changelog's kind of stores: the key is the store's id. An
+// entry without a payload says that the store was deleted.
+const KindStore = "graph"
+
 // ModelRecord is one version of an application's model. Its JSON form is what a
 // store's changelog carries.
 type ModelRecord struct {
@@ -191,10 +195,15 @@ func (e *Engine) ApplyModel(rec ModelRecord) error {
 }
 
 // ApplyEntry takes one committed change of the kind [KindModel] over, as
-// [Engine.ApplyModel] does; other kinds do nothing. An entry that cannot be
-// read costs its application the model, for the same reason. The model of a free
-// store comes into force with the revision that [Engine.Apply] is told next.
+// [Engine.ApplyModel] does; a deletion of the kind [KindStore], after which
+// nothing answers about the store and nothing of it is in memory; other kinds do
+// nothing. A model that cannot be read costs its application the model in force,
+// for the same reason. The model of a free store comes into force with the
+// revision that [Engine.Apply] is told next.
 func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
+	if kind == KindStore && payload == nil {
+		e.drop(relation.StoreID(key))
+	}
 	if kind != KindModel {
 		return nil
 	}
@@ -245,6 +254,9 @@ func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, applica
 	}
 	rev, err := e.cfg.Store.PutModel(ctx, change, rec)
 	if err != nil {
+		if id, free := strings.CutPrefix(application, freePrefix); free && fault.KindOf(err) == fault.NotFound {
+			e.drop(relation.StoreID(id)) // deleted meanwhile
+		}
 		return "", relation.Revision{}, err
 	}
 	a.mu.Lock()

@@ -433,24 +433,21 @@ func (ev *evaluator) belongs(f *frame, at int, depth int32, h *hop) bool {
 			return false
 		}
 	}
-	m := ev.groups.of(h.action.next.userset)
-	if m == nil {
-		return false
-	}
-	if ev.edges += min(len(h.words), len(m.objects)); ev.edges > ev.limit {
+	objects, infos := ev.groups.of(h.action.next.userset)
+	if ev.edges += min(len(h.words), len(objects)); ev.edges > ev.limit {
 		ev.fatal = errEdges
 		return false
 	}
-	if len(h.words) <= len(m.objects) {
+	if len(h.words) <= len(objects) {
 		for _, w := range h.words {
-			if n, ok := place(m.objects, w); ok && ev.member(f, at, depth, h, w, m.info[n]) {
+			if n, ok := place(objects, w); ok && ev.member(f, at, depth, h, w, infos[n]) {
 				return true
 			}
 		}
 		return false
 	}
-	for n, w := range m.objects {
-		if holds(h.words, w) && ev.member(f, at, depth, h, w, m.info[n]) {
+	for n, w := range objects {
+		if holds(h.words, w) && ev.member(f, at, depth, h, w, infos[n]) {
 			return true
 		}
 	}
@@ -458,7 +455,7 @@ func (ev *evaluator) belongs(f *frame, at int, depth int32, h *hop) bool {
 }
 
 // member takes a userset of the object's tuples that the asker's group set has.
-func (ev *evaluator) member(f *frame, at int, depth int32, h *hop, word uint32, info uint8) bool {
+func (ev *evaluator) member(f *frame, at int, depth int32, h *hop, word, info uint32) bool {
 	through := 1 + int32(info>>1)
 	switch {
 	case info&1 == 0:

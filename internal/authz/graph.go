@@ -204,7 +204,7 @@ func (g *graph) apply(rev uint64, writes, deletes []relation.Tuple) error {
 			return err
 		}
 		out, in = append(out, change{e.out(), gone}), append(in, change{e.in(), gone})
-		next.touch(g.in.entity(e.object).typ)
+		next.touch(g.in.form(e.object))
 	}
 	var err error
 	if next.out, err = next.out.with(out, g.in.n); err != nil {

@@ -181,7 +181,7 @@ func TestInterner(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if v := in.view; v.find("type1:nobody") != 0 || syms.table().forms[in.entity(2).typ] != (form{"type1", ""}) {
+	if v := in.view; v.find("type1:nobody") != 0 || syms.table().forms[in.form(2)] != (form{"type1", ""}) {
 		t.Error("an unknown name is found, or a type is wrong")
 	}
 }

@@ -130,16 +130,14 @@ func (f *flatness) has(userset sym) bool { return int(userset) < len(f.holds) &&
 
 // groupSet is all the usersets that one subject belongs to. It never changes.
 type groupSet struct {
-	stamp   uint64 // when a tuple on an object of the groups' types changed last
-	too     bool   // too many: the set is not kept, and the evaluator walks
-	members []membership
-}
-
-// membership is the groups of one userset's form.
-type membership struct {
-	userset sym
-	objects []uint32 // ascending
-	info    []uint8  // for each: its depth, doubled, plus 1 if it is sure
+	stamp uint64 // when a tuple on an object of the groups' types changed last
+	too   bool   // too many: the set is not kept, and the evaluator walks
+	// members are the groups of one userset's form after the other:
+	//
+	//	form, n, n objects in ascending order, n infos
+	//
+	// An info is the depth of the membership, doubled, plus 1 if it is sure.
+	members []uint32
 }
 
 // Bounds on one set. Beyond them a walk from the object is no worse.
@@ -149,13 +147,16 @@ const (
 	maxGroupDepth = 1<<7 - 1
 )
 
-func (s *groupSet) of(userset sym) *membership {
-	for i := range s.members {
-		if s.members[i].userset == userset {
-			return &s.members[i]
+// of returns the groups of a userset's form.
+func (s *groupSet) of(userset sym) (objects, infos []uint32) {
+	for m := s.members; len(m) > 0; {
+		n := int(m[1])
+		if m[0] == uint32(userset) {
+			return m[2 : 2+n], m[2+n : 2+2*n]
 		}
+		m = m[2+2*n:]
 	}
-	return nil
+	return nil, nil
 }
 
 // groupSets keeps the sets of one graph and one model: the one that asked first
@@ -254,20 +255,29 @@ func (s *snapshot) flattened(b *bound, who asker, stamp uint64) *groupSet {
 	slices.SortFunc(c.found, func(a, b climbed) int {
 		return cmp.Or(cmp.Compare(a.userset, b.userset), cmp.Compare(a.object, b.object))
 	})
+	forms := 1
+	for i := 1; i < len(c.found); i++ {
+		if c.found[i].userset != c.found[i-1].userset {
+			forms++
+		}
+	}
+	set.members = make([]uint32, 0, 2*(forms+len(c.found)))
 	for i := 0; i < len(c.found); {
 		end := i
 		for end < len(c.found) && c.found[end].userset == c.found[i].userset {
 			end++
 		}
-		m := membership{userset: c.found[i].userset, objects: make([]uint32, 0, end-i), info: make([]uint8, 0, end-i)}
+		set.members = append(set.members, uint32(c.found[i].userset), uint32(end-i))
 		for _, at := range c.found[i:end] {
-			info := at.depth << 1
+			set.members = append(set.members, at.object)
+		}
+		for _, at := range c.found[i:end] {
+			info := uint32(at.depth) << 1
 			if at.sure {
 				info |= 1
 			}
-			m.objects, m.info = append(m.objects, at.object), append(m.info, info)
+			set.members = append(set.members, info)
 		}
-		set.members = append(set.members, m)
 		i = end
 	}
 	return set

@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"slices"
 	"sync/atomic"
@@ -24,7 +25,7 @@ type interner struct {
 // view is the readers' side of an interner at one moment.
 type view struct {
 	table *slots
-	ents  []*[entityChunk]entity
+	at    []*[entityChunk]uint32 // by number: where the name's record begins
 	arena []*[arenaChunk]byte
 	n     uint32   // numbers 1..n are defined
 	every []uint32 // by the form "user:*": the number of that name
@@ -34,18 +35,26 @@ const (
 	entityChunk = 1 << 8
 	arenaChunk  = 1 << 12
 	maxEntities = 1 << 30
+	maxArena    = 1<<32/unitsInChunk - 1 // chunks: a slot names a place with 32 bits
 )
 
-type entity struct {
-	chunk uint32 // of the arena
-	off   uint16
-	size  uint16 // relation.MaxObject fits
-	typ   sym    // the form of a subject that it can be: its type, or everyone of a type
-}
+// A record begins at a multiple of eight bytes, its unit, and holds
+//
+//	number (4, little endian) | form (2) | length (2) | name
+//
+// so that to find a name is to follow one slot to one place: what a look-up
+// costs in a large store is its waits for memory. The form is that of a subject
+// which the name can be: its type, or everyone of a type.
+const (
+	recordUnit   = 8
+	recordHead   = 8
+	unitsInChunk = arenaChunk / recordUnit
+)
 
 // slots is an open-addressing table: the upper half of a slot holds 32 bits of
-// the hash, the lower half the number. A zero slot is free. Slots are filled
-// once and never emptied, which is what makes reading without a lock right.
+// the hash, the lower half the record's place in units, plus one. A zero slot is
+// free. Slots are filled once and never emptied, which is what makes reading
+// without a lock right.
 type slots struct {
 	seed maphash.Seed
 	s    []atomic.Uint64
@@ -61,28 +70,51 @@ func newInterner(hint int) *interner {
 	return in
 }
 
-// find returns the number of the name; 0 if the view does not hold it.
-func (v *view) find(name string) uint32 {
+// record returns the memory that begins with the record at the place.
+func (v *view) record(at uint32) []byte {
+	return v.arena[at/unitsInChunk][at%unitsInChunk*recordUnit:]
+}
+
+func recordName(rec []byte) []byte {
+	return rec[recordHead : recordHead+int(binary.LittleEndian.Uint16(rec[6:]))]
+}
+
+// lookup returns the number and the form of the name; 0 if the view does not
+// hold it.
+func (v *view) lookup(name string) (uint32, sym) {
 	h := maphash.String(v.table.seed, name)
 	mask := uint64(len(v.table.s) - 1)
 	for i := h & mask; ; i = (i + 1) & mask {
 		slot := v.table.s[i].Load()
 		if slot == 0 {
-			return 0
+			return 0, 0
 		}
-		if slot>>32 == h>>32 {
-			if id := uint32(slot); id <= v.n && string(v.bytes(id)) == name {
-				return id
-			}
+		if slot>>32 != h>>32 {
+			continue
+		}
+		at := uint32(slot) - 1
+		if at/unitsInChunk >= uint32(len(v.arena)) {
+			continue // of a later view
+		}
+		rec := v.record(at)
+		if id := binary.LittleEndian.Uint32(rec); id <= v.n && string(recordName(rec)) == name {
+			return id, sym(binary.LittleEndian.Uint16(rec[4:]))
 		}
 	}
 }
 
-func (v *view) entity(id uint32) *entity { return &v.ents[id/entityChunk][id%entityChunk] }
+func (v *view) find(name string) uint32 {
+	id, _ := v.lookup(name)
+	return id
+}
+
+// form returns the form of the name with the number.
+func (v *view) form(id uint32) sym {
+	return sym(binary.LittleEndian.Uint16(v.record(v.at[id/entityChunk][id%entityChunk])[4:]))
+}
 
 func (v *view) bytes(id uint32) []byte {
-	e := v.entity(id)
-	return v.arena[e.chunk][e.off : e.off+e.size : e.off+e.size]
+	return recordName(v.record(v.at[id/entityChunk][id%entityChunk]))
 }
 
 // everyone returns the number of everyone of the form; 0 if no tuple names them.
@@ -107,23 +139,29 @@ func (in *interner) add(object string, syms *symbols) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if in.n+1 >= maxEntities || len(object) > relation.MaxObject {
+	if in.n+1 >= maxEntities || len(in.arena) >= maxArena || len(object) > relation.MaxObject {
 		return 0, fault.New(fault.Exhausted, "the store holds too many objects")
 	}
 	if (int(in.n)+1)*4 > len(in.table.s)*3 {
 		in.grow()
 	}
-	if in.room < len(object) {
+	size := (recordHead + len(object) + recordUnit - 1) / recordUnit * recordUnit
+	if in.room < size {
 		in.arena = append(in.arena, new([arenaChunk]byte))
 		in.room = arenaChunk
 	}
-	chunk, off := len(in.arena)-1, arenaChunk-in.room
-	copy(in.arena[chunk][off:], object)
-	in.room -= len(object)
 	id := in.n + 1
-	if int(id/entityChunk) >= len(in.ents) {
-		in.ents = append(in.ents, new([entityChunk]entity))
+	at := uint32(len(in.arena)*arenaChunk-in.room) / recordUnit
+	in.room -= size
+	rec := in.record(at)
+	binary.LittleEndian.PutUint32(rec, id)
+	binary.LittleEndian.PutUint16(rec[4:], uint16(y))
+	binary.LittleEndian.PutUint16(rec[6:], uint16(len(object)))
+	copy(rec[recordHead:], object)
+	if int(id/entityChunk) >= len(in.at) {
+		in.at = append(in.at, new([entityChunk]uint32))
 	}
+	in.at[id/entityChunk][id%entityChunk] = at
 	if rel == everyone {
 		in.every = slices.Clone(in.every) // readers keep theirs
 		for len(in.every) <= int(y) {
@@ -131,9 +169,8 @@ func (in *interner) add(object string, syms *symbols) (uint32, error) {
 		}
 		in.every[y] = id
 	}
-	*in.entity(id) = entity{chunk: uint32(chunk), off: uint16(off), size: uint16(len(object)), typ: y}
 	in.n = id
-	in.table.put(maphash.String(in.table.seed, object), id)
+	in.table.put(maphash.String(in.table.seed, object), at)
 	return id, nil
 }
 
@@ -146,20 +183,20 @@ func subjectForm(object, rel string) (string, string) {
 	return typ, rel
 }
 
-func (t *slots) put(h uint64, id uint32) {
+func (t *slots) put(h uint64, at uint32) {
 	mask := uint64(len(t.s) - 1)
 	i := h & mask
 	for t.s[i].Load() != 0 {
 		i = (i + 1) & mask
 	}
-	t.s[i].Store(h>>32<<32 | uint64(id))
+	t.s[i].Store(h>>32<<32 | uint64(at+1))
 }
 
 // grow moves to a table of twice the size. Readers of older views keep theirs.
 func (in *interner) grow() {
 	next := &slots{seed: in.table.seed, s: make([]atomic.Uint64, 2*len(in.table.s))}
 	for id := uint32(1); id <= in.n; id++ {
-		next.put(maphash.Bytes(next.seed, in.bytes(id)), id)
+		next.put(maphash.Bytes(next.seed, in.bytes(id)), in.at[id/entityChunk][id%entityChunk])
 	}
 	in.table = next
 }

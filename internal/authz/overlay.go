@@ -116,12 +116,19 @@ func (o *overlay) entity(name string) uint32 {
 	return id
 }
 
-// find returns the number of a name; 0 if no tuple has it.
-func (ev *evaluator) find(name string) uint32 {
-	if id := ev.snap.find(name); id != 0 || ev.over == nil {
-		return id
+// lookup returns the number of a name, 0 if no tuple has it, and its form, 0 if
+// no stored tuple has it.
+func (ev *evaluator) lookup(name string) (uint32, sym) {
+	id, form := ev.snap.lookup(name)
+	if id == 0 && ev.over != nil {
+		id = ev.over.ids[name]
 	}
-	return ev.over.ids[name]
+	return id, form
+}
+
+func (ev *evaluator) find(name string) uint32 {
+	id, _ := ev.lookup(name)
+	return id
 }
 
 func (ev *evaluator) name(id uint32) string {

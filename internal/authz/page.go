@@ -96,24 +96,26 @@ func (nd node) all(yield func(key, word, caveat uint32) bool) {
 const pageSize = 1 << 6
 
 // page is the unit of copy-on-write: the nodes of neighbouring entities in one
-// block, so that an entity costs four bytes and its edges no pointer.
-type page struct {
-	off   [pageSize + 1]uint32
-	words []uint32
-}
+// block, so that an entity costs four bytes and its edges no pointer. It begins
+// with where each node begins and the last one ends.
+type page []uint32
 
 // pages hold one direction of a graph, by entity.
-type pages []*page
+type pages []page
 
 // node returns what the entity's edges say; nil for an unknown one.
 func (ps pages) node(id uint32) node {
 	if p := int(id / pageSize); p < len(ps) {
-		if at := ps[p]; at != nil {
-			slot := id % pageSize
-			return at.words[at.off[slot]:at.off[slot+1]]
-		}
+		return ps[p].node(id % pageSize)
 	}
 	return nil
+}
+
+func (p page) node(slot uint32) node {
+	if p == nil {
+		return nil
+	}
+	return node(p[p[slot]:p[slot+1]])
 }
 
 func sortEdges(list []edge) {
@@ -145,8 +147,8 @@ func fill(list []edge, n uint32) pages {
 	return ps
 }
 
-func fillPage(list []edge) *page {
-	size := 0
+func fillPage(list []edge) page {
+	size := pageSize + 1
 	for i, e := range list {
 		if size++; i == 0 || e.from != list[i-1].from || e.stored() != list[i-1].stored() {
 			size += 2
@@ -155,14 +157,15 @@ func fillPage(list []edge) *page {
 			size++
 		}
 	}
-	p := &page{words: make([]uint32, 0, size)}
+	p := make(page, pageSize+1, size)
+	p[0] = pageSize + 1
 	for slot, i := uint32(0), 0; slot < pageSize; slot++ {
 		end := i
 		for end < len(list) && list[end].from%pageSize == slot {
 			end++
 		}
-		p.words = appendNode(p.words, list[i:end])
-		p.off[slot+1] = uint32(len(p.words))
+		p = appendNode(p, list[i:end])
+		p[slot+1] = uint32(len(p))
 		i = end
 	}
 	return p
@@ -241,29 +244,24 @@ func (ps pages) with(changes []change, n uint32) (pages, error) {
 	return next, nil
 }
 
-func (p *page) with(changes []change) (*page, error) {
-	next := new(page)
-	if p != nil {
-		next.words = make([]uint32, 0, len(p.words)+4*len(changes))
-	}
+func (p page) with(changes []change) (page, error) {
+	next := make(page, pageSize+1, max(len(p), pageSize+1)+4*len(changes))
+	next[0] = pageSize + 1
 	for slot, i := uint32(0), 0; slot < pageSize; slot++ {
 		end := i
 		for end < len(changes) && changes[end].from%pageSize == slot {
 			end++
 		}
-		var old node
-		if p != nil {
-			old = p.words[p.off[slot]:p.off[slot+1]]
-		}
+		old := p.node(slot)
 		if i == end {
-			next.words = append(next.words, old...)
+			next = append(next, old...)
 		} else {
 			var err error
-			if next.words, err = appendChanged(next.words, old, changes[i:end]); err != nil {
+			if next, err = appendChanged(next, old, changes[i:end]); err != nil {
 				return nil, err
 			}
 		}
-		next.off[slot+1] = uint32(len(next.words))
+		next[slot+1] = uint32(len(next))
 		i = end
 	}
 	return next, nil

@@ -42,11 +42,9 @@ func clip(s string) string {
 
 // objectOf finds the object of a question and its type.
 func (ev *evaluator) objectOf(object string) (uint32, *boundType, error) {
-	id := ev.find(object)
-	if id != 0 && id <= ev.snap.n {
-		if typ := ev.model.typeOf(ev.snap.entity(id).typ); typ != nil {
-			return id, typ, nil
-		}
+	id, form := ev.lookup(object)
+	if typ := ev.model.typeOf(form); typ != nil {
+		return id, typ, nil
 	}
 	if !relation.ValidObject(object) {
 		return 0, nil, fault.New(fault.Invalid, "the object must be type:id")
@@ -69,11 +67,8 @@ func (t *boundType) program(rel string) (*program, error) {
 // askerOf finds the subject of a question.
 func (ev *evaluator) askerOf(subject string) (asker, error) {
 	object, rel, userset := strings.Cut(subject, "#")
-	var typ *boundType
-	id := ev.find(object)
-	if id != 0 && id <= ev.snap.n {
-		typ = ev.model.typeOf(ev.snap.entity(id).typ)
-	}
+	id, known := ev.lookup(object)
+	typ := ev.model.typeOf(known)
 	if typ == nil {
 		if !relation.ValidSubject(subject) {
 			return asker{}, fault.New(fault.Invalid, "the user must be type:id, type:id#relation or type:*")

@@ -69,6 +69,9 @@ func build(t *testing.T, path string, mac secret.Bytes) *house {
 			if err != nil {
 				return "", false
 			}
+			if g.Kind == directory.FreeGraph {
+				return authz.FreeApplication(id), true
+			}
 			return g.Application, true
 		},
 	})
@@ -181,5 +184,85 @@ func TestOnSQLite(t *testing.T) {
 	page, err := again.engine.Read(ctx, graph, authz.Filter{}, 1000, "")
 	if err != nil || len(page.Tuples) != 43 {
 		t.Errorf("%d tuples, %v", len(page.Tuples), err)
+	}
+}
+
+// A store that is deleted while it is asked, written and given models answers
+// nobody any more, and nothing of it stays in memory.
+func TestDeletedStore(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h := build(t, filepath.Join(dir, "bulwark.db"), secret.Random(32))
+	if _, err := h.dir.CreatePlatform(ctx, ledger.Event{Subject: "system"}); err != nil {
+		t.Fatal(err)
+	}
+	acme, err := h.dir.CreateTenant(ctx, ledger.Event{Subject: "system"}, "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		g, err := h.dir.CreateGraph(ctx, ledger.Event{Subject: "system"}, acme.Tenant, "mine")
+		if err != nil {
+			t.Fatal(err)
+		}
+		app := authz.FreeApplication(g.ID)
+		change := ledger.Change{Store: g.ID, Event: ledger.Event{Class: ledger.Mutation, Tenant: acme.Tenant}}
+		publish := func() error {
+			_, _, err := h.engine.PublishModel(ctx, change, app, docs, true)
+			return err
+		}
+		n := 0
+		write := func() error {
+			n++
+			_, err := h.engine.Write(ctx, change, "", authz.Write{Writes: []relation.Tuple{{Object: "folder:a", Relation: "viewer", Subject: fmt.Sprint("user:", n)}}})
+			return err
+		}
+		check := func() error {
+			d, err := h.engine.Check(ctx, authz.Query{Store: g.ID, Object: "folder:a", Relation: "viewer", Subject: "user:1"})
+			if err == nil && !d.Allowed {
+				err = errors.New("a right is not there")
+			}
+			return err
+		}
+		if err := errors.Join(publish(), write(), check()); err != nil {
+			t.Fatal(err)
+		}
+		if s := h.engine.Stats(); s.Stores != 1 || s.Tuples != 1 {
+			t.Errorf("before: %+v", s)
+		}
+		var wg sync.WaitGroup
+		var ready sync.WaitGroup
+		for _, do := range []func() error{publish, write, check} {
+			ready.Add(1)
+			wg.Go(func() {
+				err := do()
+				for ready.Done(); err == nil; err = do() {
+				}
+				if fault.KindOf(err) != fault.NotFound {
+					t.Errorf("a deleted store is refused with %v", err)
+				}
+			})
+		}
+		ready.Wait()
+		if err := h.dir.DeleteGraph(ctx, ledger.Event{Subject: "system"}, acme.Tenant, g.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := check(); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("a check after the deletion: %v", err)
+		}
+		if _, err := h.engine.Read(ctx, g.ID, authz.Filter{}, 10, ""); fault.KindOf(err) != fault.NotFound {
+			t.Errorf("a read after the deletion: %v", err)
+		}
+		wg.Wait()
+		if s := h.engine.Stats(); s.Stores != 0 || s.Tuples != 0 {
+			t.Errorf("after: %+v", s)
+		}
+		if _, ok := h.engine.ActiveModel(app); ok || h.engine.Models(app) != nil {
+			t.Error("the models of a deleted store are known still")
+		}
 	}
 }

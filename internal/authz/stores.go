@@ -60,6 +60,18 @@ func (r *registry) getOrAdd(id relation.StoreID, app *application) *entry {
 	return ent
 }
 
+func (r *registry) remove(id relation.StoreID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.get(id) == nil {
+		return
+	}
+	shard := r.shard(id)
+	next := maps.Clone(*shard.Load())
+	delete(next, id)
+	shard.Store(&next)
+}
+
 // entry is one store. Readers take snap and nothing else; nil means that the
 // store is not in memory and must be loaded before anything is answered.
 type entry struct {
@@ -131,10 +143,22 @@ func (e *Engine) snapshot(ctx context.Context, id relation.StoreID) (*entry, *sn
 			return ent, snap, nil
 		}
 		if err := e.load(ctx, ent); err != nil {
+			if fault.KindOf(err) == fault.NotFound {
+				e.drop(id) // deleted since Application knew it
+			}
 			return nil, nil, err
 		}
 	}
 	return nil, nil, fault.New(fault.Unavailable, "the store changes faster than it can be loaded; try again")
+}
+
+// drop forgets a deleted store. A question that holds its snapshot is answered
+// still; a load in progress ends in an entry that nobody finds.
+func (e *Engine) drop(id relation.StoreID) {
+	e.stores.remove(id)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.applications, FreeApplication(id))
 }
 
 // load waits for the load in progress, or starts one.
