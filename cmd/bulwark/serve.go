@@ -19,6 +19,7 @@ import (
 	"bulwark.example/internal/config"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/gateway"
+	"bulwark.example/internal/relation"
 	"bulwark.example/internal/route"
 	"bulwark.example/internal/store"
 )
@@ -65,7 +66,12 @@ func newServer(ctx context.Context, n *node, d doors) (*server, error) {
 		s.decisions = openfga.New(openfga.Config{
 			Guard: n.guard, Directory: n.directory, Authz: n.authz, Archive: n.store.Archive(), Logger: n.plan.log, Now: n.plan.now,
 		})
-		n.store.Subscribe(func(b store.Batch) { s.decisions.Changed(b.Store) })
+		n.store.Subscribe(func(b store.Batch) {
+			s.decisions.Changed(b.Store)
+			for _, e := range b.Entries { // a store that is deleted is an entry of its tenant's shard
+				s.decisions.Changed(relation.StoreID(e.Key))
+			}
+		})
 		register = s.decisions.Register
 	}
 	api, err := s.apiHandler(d.roles)

@@ -2,11 +2,14 @@ package openfga_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
 	"bulwark.example/internal/api/openfga"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
@@ -165,3 +168,76 @@ func TestWhoMayAsk(t *testing.T) {
 	}
 }
 
+// A batch is one event, which holds what a replay needs of every question.
+func TestBatchRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := w.graph("acme")
+	w.put(store, "folder:plans", "viewer", "user:anne")
+	item := func(id, more string, parts ...string) string {
+		return `{"correlation_id":"` + id + `","tuple_key":` + tuple(parts[0], parts[1], parts[2]) + more + `}`
+	}
+	r := w.ask("caller@acme", store, "batch-check", `{"checks":[`+strings.Join([]string{
+		item("a", "", "user:anne", "viewer", "folder:plans"), item("b", "", "user:bob", "viewer", "folder:plans"),
+		item("c", "", "user:bob", "unknown", "folder:plans"),
+		item("d", `,"contextual_tuples":{"tuple_keys":[`+tuple("user:bob", "viewer", "folder:plans")+`]}`, "user:bob", "viewer", "folder:plans"),
+	}, ",")+`]}`)
+	var out struct {
+		Result map[string]struct {
+			Allowed *bool
+			Error   *struct {
+				InputError string `json:"input_error"`
+				Message    string
+			}
+		}
+	}
+	w.Must(json.Unmarshal([]byte(r.Body), &out))
+	if res := out.Result; r.Status != 200 || len(res) != 4 || !*res["a"].Allowed || *res["b"].Allowed || !*res["d"].Allowed || res["c"].Error.InputError != "validation_error" {
+		t.Errorf("%d %s", r.Status, r.Body)
+	}
+	ev := w.One(r.Header.Get(web.RequestIDHeader))
+	want := "+folder:plans#viewer@user:anne -folder:plans#viewer@user:bob !folder:plans#unknown@user:bob +~folder:plans#viewer@user:bob"
+	if ev.Class != ledger.Check || ev.Action != "decision.batch" || ev.Detail["batch"] != want || ev.Detail["allowed"] != "2" || ev.Detail["denied"] != "1" ||
+		ev.Detail["failed"] != "1" || ev.Revision.Store != store || ev.Model == "" {
+		t.Errorf("recorded as %+v", ev)
+	}
+	// Fifty of the longest questions are more than an event holds: it says how many it leaves out.
+	var long []string
+	for i := range 50 {
+		long = append(long, item(fmt.Sprint(i), "", "user:"+strings.Repeat("x", 251), "viewer", "folder:"+strings.Repeat("y", 249)))
+	}
+	r = w.ask("caller@acme", store, "batch-check", `{"checks":[`+strings.Join(long, ",")+`]}`)
+	if r.Status != 200 {
+		t.Fatalf("%d %s", r.Status, r.Body)
+	}
+	ev = w.One(r.Header.Get(web.RequestIDHeader))
+	named := len(strings.Fields(ev.Detail["batch"]))
+	if unnamed, err := strconv.Atoi(ev.Detail["unnamed"]); err != nil || named < 15 || named+unnamed != 50 || ev.Detail["denied"] != "50" {
+		t.Errorf("%d named, %v", named, ev.Detail["unnamed"])
+	}
+	refusal(t, w.ask("caller@acme", store, "batch-check", `{"checks":[`+strings.Join(append(long, item("50", "", "user:a", "viewer", "folder:b")), ",")+`]}`), 400, "validation_error")
+}
+
+// A trace is OpenFGA's resolution, and in the record of the question.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	store := w.graph("acme")
+	w.put(store, "folder:plans", "viewer", "user:anne", "document:roadmap", "parent", "folder:plans")
+	for user, allowed := range map[string]bool{"user:anne": true, "user:bob": false} {
+		r := w.ask("caller@acme", store, "check", `{"trace":true,"tuple_key":`+tuple(user, "viewer", "document:roadmap")+`}`)
+		var out struct {
+			Allowed    bool
+			Resolution string
+		}
+		w.Must(json.Unmarshal([]byte(r.Body), &out))
+		var trace authz.Trace
+		w.Must(json.Unmarshal([]byte(out.Resolution), &trace))
+		if out.Allowed != allowed || trace.Allowed != allowed || trace.Object != "document:roadmap" || trace.Subject != user || (len(trace.Path) > 0) != allowed {
+			t.Errorf("%d %s", r.Status, r.Body)
+		}
+		if ev := w.One(r.Header.Get(web.RequestIDHeader)); ev.Detail["trace"] != out.Resolution {
+			t.Errorf("recorded as %+v", ev)
+		}
+	}
+}

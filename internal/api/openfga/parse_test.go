@@ -5,6 +5,8 @@ import (
 
 	fga "github.com/openfga/api/proto/openfga/v1"
 
+	"bulwark.example/internal/audit"
+	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/schema"
 )
 
@@ -16,4 +18,9 @@ func parse(t testing.TB, model string) *fga.AuthorizationModel {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// filterOf finds the refusals of somebody.
+func filterOf(w *world, who string) audit.Filter {
+	return audit.Filter{Subject: w.Subject(who), Class: ledger.Deny}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
 	"unicode"
 
@@ -47,7 +48,7 @@ func tupleOf(k *fga.TupleKey) (relation.Tuple, error) {
 	}
 	raw, err := json.Marshal(values)
 	if err != nil {
-		return t, fault.Wrap(fault.Invalid, "a number of a condition's context is not finite", err)
+		return t, fault.Wrap(fault.Internal, "a context does not encode", err)
 	}
 	t.Context = string(raw)
 	return t, nil
@@ -68,13 +69,14 @@ func tuplesOf(keys []*fga.TupleKey) ([]relation.Tuple, error) {
 }
 
 // contextOf takes a context over. Control characters are refused, as OpenFGA
-// does. The error has kind [fault.Invalid].
+// does, and numbers that JSON does not have, which would become texts. The error
+// has kind [fault.Invalid].
 func contextOf(s *structpb.Struct) (map[string]any, error) {
 	if len(s.GetFields()) == 0 {
 		return nil, nil
 	}
 	if !cleanStruct(s) {
-		return nil, fault.New(fault.Invalid, "the context holds a control character")
+		return nil, fault.New(fault.Invalid, "the context holds a control character or a number that is not finite")
 	}
 	return s.AsMap(), nil
 }
@@ -90,6 +92,8 @@ func cleanStruct(s *structpb.Struct) bool {
 
 func cleanValue(v *structpb.Value) bool {
 	switch v := v.GetKind().(type) {
+	case *structpb.Value_NumberValue:
+		return !math.IsNaN(v.NumberValue) && !math.IsInf(v.NumberValue, 0)
 	case *structpb.Value_StringValue:
 		return !strings.ContainsFunc(v.StringValue, unicode.IsControl)
 	case *structpb.Value_StructValue:

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	fga "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/grpc"
@@ -15,9 +16,16 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"bulwark.example/internal/api/openfga"
+	"bulwark.example/internal/audit"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/guardtest"
+	"bulwark.example/internal/jose"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/store"
+	"bulwark.example/internal/sts"
+	"bulwark.example/internal/tenant"
 )
 
 // world is a node with the API for a door, over HTTP and over gRPC.
@@ -35,7 +43,12 @@ func newWorld(t testing.TB) *world {
 		Guard: w.Guard, Directory: w.Directory, Authz: w.Authz, Archive: w.Store.Archive(),
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.Now,
 	})
-	w.Store.Subscribe(func(b store.Batch) { w.api.Changed(b.Store) })
+	w.Store.Subscribe(func(b store.Batch) {
+		w.api.Changed(b.Store)
+		for _, e := range b.Entries {
+			w.api.Changed(relation.StoreID(e.Key))
+		}
+	})
 	w.door = w.Serve(w.api)
 	t.Cleanup(w.api.Drain) // or the door would wait for what watches
 	w.dial()
@@ -129,4 +142,54 @@ func (w *world) put(store relation.StoreID, parts ...string) {
 	}
 	_, err := w.grpc.Write(w.as("access_manager@acme"), q)
 	w.Must(err)
+}
+
+// actor is a service that may act for the people of acme at the check API.
+type actor struct {
+	w       *world
+	service *directory.Service
+	key     jose.PrivateKey
+}
+
+func (w *world) actor(scopes ...string) *actor {
+	w.T.Helper()
+	ctx, by := context.Background(), ledger.Event{Subject: "system"}
+	s, err := w.Directory.CreateService(ctx, by, tenant.Platform, "notes")
+	w.Must(err)
+	_, err = w.Directory.Install(ctx, by, w.Acme.Tenant, s.ID, scopes, time.Time{})
+	w.Must(err)
+	w.Must(w.Directory.GrantAudience(ctx, by, tenant.Platform, s.ID, "authz", scopes, false))
+	key, err := jose.GenerateES256()
+	w.Must(err)
+	public, err := key.Public().MarshalJSON()
+	w.Must(err)
+	w.Must(w.Directory.AddClientKey(ctx, by, tenant.Platform, principal.Subject{Kind: principal.Service, ID: s.ID}, key.KID(), public, time.Time{}))
+	w.Advance(2 * time.Second) // assertions of the second of the start are refused
+	w.Directory.Confirm()
+	return &actor{w, s, key}
+}
+
+// derived is a context with a token that the service got to act for the access
+// manager, who gave it the scopes.
+func (a *actor) derived(had ...string) context.Context {
+	w := a.w
+	w.T.Helper()
+	ctx, now := context.Background(), w.Now().Unix()
+	assertion, err := jose.Sign(a.key, "JWT", map[string]any{
+		"iss": a.service.ID, "sub": a.service.ID, "aud": guardtest.Issuer, "iat": now, "exp": now + 60, "jti": tenant.RandomID(),
+	})
+	w.Must(err)
+	c, err := w.Issuer.AuthenticateClient(ctx, sts.ClientAuth{AssertionType: sts.ClientAssertionType, Assertion: assertion})
+	w.Must(err)
+	subject, err := w.Issuer.Mint(ctx, sts.MintRequest{
+		Tenant: w.Acme.Tenant, Subject: w.Person("access_manager@acme"), Audience: w.Directory.ServiceAudience(a.service.ID), Scopes: had,
+	})
+	w.Must(err)
+	token, err := w.Issuer.Exchange(ctx, c, sts.ExchangeRequest{SubjectToken: subject.Value, SubjectTokenType: sts.TypeAccessToken, Audience: []string{"authz"}})
+	w.Must(err)
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token.Value)
+}
+
+func filterMutation(w *world, action string) audit.Filter {
+	return audit.Filter{Action: action, Class: ledger.Mutation, Tenant: w.Acme.Tenant.String()}
 }
