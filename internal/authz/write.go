@@ -26,11 +26,11 @@ const MaxWrite = 100
 // with its rules about roles), [fault.NotFound] for an unknown store or no active
 // model, [fault.Conflict] as [Write] says.
 func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, w Write) (relation.Revision, error) {
-	application, ok := e.cfg.Application(change.Store)
+	named, ok := e.cfg.Application(change.Store)
 	if !ok {
 		return relation.Revision{}, fault.New(fault.NotFound, "there is no such store")
 	}
-	if application == System {
+	if named == System {
 		return relation.Revision{}, fault.New(fault.Denied, "admin rights are not written through this interface")
 	}
 	switch n := len(w.Writes) + len(w.Deletes); {
@@ -39,12 +39,17 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, 
 	case n > MaxWrite:
 		return relation.Revision{}, fault.New(fault.TooLarge, fmt.Sprintf("one call may change %d tuples at most", MaxWrite))
 	}
-	if strings.HasPrefix(application, freePrefix) {
-		if _, _, err := e.snapshot(ctx, change.Store); err != nil { // its models come with it
+	var app *application
+	if strings.HasPrefix(named, freePrefix) {
+		ent, _, err := e.snapshot(ctx, change.Store) // its models come with it
+		if err != nil {
 			return relation.Revision{}, err
 		}
+		app = ent.app
+	} else {
+		app = e.application(named)
 	}
-	b, err := e.application(application).bound(model)
+	b, err := app.bound(model)
 	if err != nil {
 		return relation.Revision{}, err
 	}
