@@ -31,7 +31,7 @@ schema condition policy < authz
 directory < authn         # authn asks for connections and revocations in the directory's words (docs/design/0001)
 directory kms < sts
 kms < kms/local
-route authn authz sts audit directory < guard
+route authn authz policy sts audit directory < guard   # policy: what the guard verified is said in its words
 audit < audit/powerloss   # test support: a disk that forgets what was not synced
 
 store < store/sqlite store/storetest

@@ -59,6 +59,7 @@ type application struct {
 	name   string
 	syms   *symbols
 	active atomic.Pointer[bound]
+	guards atomic.Pointer[PolicyRecord] // in force; nil without any
 
 	// prepared is the model that was compiled last. The store delivers it back
 	// while its writer waits, and compiling may take a second.
@@ -135,6 +136,18 @@ func (a *application) reset(records []ModelRecord) error {
 	return a.takeAll(records)
 }
 
+// forget gives a free store's models back: they are loaded with it.
+func (a *application) forget() {
+	if !strings.HasPrefix(a.name, freePrefix) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.active.Store(nil)
+	a.prepared.Store(nil)
+	a.records, a.others = map[string]ModelRecord{}, nil
+}
+
 func (a *application) takeAll(records []ModelRecord) error {
 	for _, rec := range records {
 		if err := a.take(rec); err != nil {
@@ -204,6 +217,10 @@ func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
 	if kind == KindStore && payload == nil {
 		e.drop(relation.StoreID(key))
 	}
+	if kind == KindPolicies {
+		name, _, _ := strings.Cut(key, "/")
+		return e.applyPolicies(name, payload)
+	}
 	if kind != KindModel {
 		return nil
 	}
@@ -230,7 +247,8 @@ func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
 
 // PublishModel compiles a model, stores it and, if activate says so, puts it in
 // force. It returns the model's id and the revision of the change's shard. A
-// model that is not in force answers callers that name its id. Errors: those of
+// model that is not in force answers callers that name its id. One that the
+// policies in force do not fit cannot come into force. Errors: those of
 // [schema.Parse] and of its conditions, [fault.Denied] for the system
 // application, and the store's.
 func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, application, source string, activate bool) (string, relation.Revision, error) {
@@ -243,6 +261,11 @@ func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, applica
 		return "", relation.Revision{}, err
 	}
 	id := b.model.ID()
+	if activate {
+		if _, err := a.policies(b); err != nil {
+			return "", relation.Revision{}, err
+		}
+	}
 	a.prepared.Store(b)
 	a.mu.Lock()
 	before := a.applied[id]

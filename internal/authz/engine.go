@@ -17,11 +17,12 @@ import (
 	"time"
 
 	"bulwark.example/internal/fault"
+	"bulwark.example/internal/policy"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/secret"
 )
 
-// Config says what an engine works with. All fields but MAC and Epoch are required.
+// Config says what an engine works with. All fields but MAC, Epoch and Memory are required.
 type Config struct {
 	Store   Store
 	Archive Archive
@@ -31,6 +32,7 @@ type Config struct {
 	Application func(relation.StoreID) (string, bool)
 	MAC         secret.Bytes // of revision tokens: 32 bytes
 	Epoch       uint64       // of this instance's history
+	Memory      int64        // bytes that stores may take before the ones not asked for leave; 0: no bound
 	Now         func() time.Time
 }
 
@@ -62,6 +64,13 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	policies, err := cfg.Store.LoadPolicies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range policies {
+		e.application(policies[i].Application).takePolicies(&policies[i])
+	}
 	active := map[string]bool{}
 	for _, rec := range records {
 		if rec.Active && active[rec.Application] {
@@ -90,12 +99,19 @@ type Query struct {
 type Asked struct {
 	Model      string           // id of the model to answer by; "" for the active one
 	Contextual []relation.Tuple // count for this question as if they were stored
-	Context    map[string]any   // for conditions; as encoding/json decodes an object
+	Context    map[string]any   // for conditions, and claimed before policies; as encoding/json decodes an object
+
+	// What guard policies read beside it. Verified is only for what Bulwark knows
+	// itself: a caller's words never go there.
+	Verified      func() policy.Verified // of who asks, called when a policy is looked at; nil: nothing but the time
+	SubjectClaims map[string]any         // the caller's words about the subject
+	ObjectClaims  map[string]any         // and about the object
 }
 
 // Decision answers a [Query]. The zero Decision denies.
 type Decision struct {
 	Allowed  bool
+	Reason   string            // relation, policy, no_relation or forbidden
 	Revision relation.Revision // of the graph that answered
 	Model    string            // id of the model that answered
 	Trace    *Trace            // nil unless asked for
@@ -142,7 +158,14 @@ func (e *Engine) decide(ev *evaluator, q *Query) (Decision, error) {
 	}
 	d := Decision{Allowed: v == yes, Revision: e.revision(q.Store, ev.snap), Model: ev.model.model.ID()}
 	if q.Explain {
-		d.Trace = ev.trace(q, &d, f)
+		d.Trace = ev.trace(q, &d, f) // of the relation; f does not outlive the next question
+	}
+	var deciding []policy.Decisive
+	if d.Allowed, d.Reason, deciding, err = ev.judge(q.Object, q.Subject, prog, object, v); err != nil {
+		return Decision{}, err
+	}
+	if q.Explain {
+		d.Trace.Allowed, d.Trace.Policies = d.Allowed, decisive(deciding)
 	}
 	return d, nil
 }
@@ -185,8 +208,27 @@ func (e *Engine) askIn(ctx context.Context, ent *entry, snap *snapshot, model *b
 		}
 		ev.walk = true // the sets know the stored tuples only
 	}
-	ev.asked = a.Context
+	if ev.policies, err = ent.app.policies(model); err != nil {
+		ev.release()
+		return nil, err
+	}
+	ev.asked, ev.verified, ev.subjectClaims, ev.objectClaims = a.Context, a.Verified, a.SubjectClaims, a.ObjectClaims
 	return ev, nil
+}
+
+// view returns what a question is answered from.
+func (e *Engine) view(ctx context.Context, store relation.StoreID, model string) (*entry, *snapshot, *bound, error) {
+	for {
+		ent, snap, err := e.snapshot(ctx, store)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		b, err := ent.app.bound(model)
+		if err != nil && ent.snap.Load() == nil {
+			continue // the store left memory in between, and a free one's models with it
+		}
+		return ent, snap, b, err
+	}
 }
 
 func (e *Engine) revision(store relation.StoreID, s *snapshot) relation.Revision {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bulwark.example/internal/fault"
+	"bulwark.example/internal/policy"
 )
 
 // Limits of one question.
@@ -96,17 +97,20 @@ const (
 // unknown counted as yes, then with what is undefined, so that the value does not
 // depend on any order and an unknown that changes nothing does no harm.
 type evaluator struct {
-	snap   *snapshot
-	model  *bound
-	over   *overlay // nil without contextual tuples
-	who    asker
-	same   bool           // the asker is a userset of the very object asked about, which no tuple names
-	asked  map[string]any // the context for conditions
-	ctx    context.Context
-	now    func() time.Time
-	at     int64 // now, once asked
-	groups *groupSet
-	walk   bool // do not use group sets
+	snap                        *snapshot
+	model                       *bound
+	over                        *overlay // nil without contextual tuples
+	who                         asker
+	same                        bool           // the asker is a userset of the very object asked about, which no tuple names
+	asked                       map[string]any // the context for conditions
+	ctx                         context.Context
+	now                         func() time.Time
+	at                          int64       // now, once asked
+	policies                    *policy.Set // nil without any
+	verified                    func() policy.Verified
+	subjectClaims, objectClaims map[string]any
+	groups                      *groupSet
+	walk                        bool // do not use group sets
 
 	frames []*frame
 	level  int

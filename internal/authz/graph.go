@@ -90,27 +90,60 @@ func (t tie) out() edge { return edge{from: t.object, key: t.key, word: t.word, 
 
 func (t tie) in() edge { return edge{from: t.word, key: t.key, word: t.object, caveat: t.caveat} }
 
-// encode interns the parts of a valid tuple.
+// encode interns the parts of a tuple. Names that the graph knows are well formed,
+// so only new ones are looked at. A malformed tuple has kind [fault.Integrity].
 func (g *graph) encode(t relation.Tuple) (e tie, err error) {
 	object, srel := relation.SplitSubject(t.Subject)
-	typ, _, _ := relation.SplitObject(t.Object)
-	rel, err := g.syms.add(typ, t.Relation)
+	var typ, styp sym
+	if e.object, typ = g.in.lookup(t.Object); typ == 0 {
+		if !relation.ValidObject(t.Object) {
+			return e, errMalformed
+		}
+		if e.object, err = g.in.add(t.Object, g.syms); err != nil {
+			return e, err
+		}
+		typ = g.in.form(e.object)
+	}
+	if e.word, styp = g.in.lookup(object); styp == 0 {
+		if !relation.ValidSubject(object) {
+			return e, errMalformed
+		}
+		if e.word, err = g.in.add(object, g.syms); err != nil {
+			return e, err
+		}
+		styp = g.in.form(e.word)
+	}
+	rel, err := g.member(typ, t.Relation)
 	if err != nil {
 		return e, err
 	}
-	subject, err := g.syms.add(subjectForm(object, srel))
-	if err != nil {
-		return e, err
+	if srel != "" || len(object) != len(t.Subject) {
+		if styp, err = g.member(styp, srel); err != nil {
+			return e, err
+		}
 	}
-	e.key = edgeKey(rel, subject)
-	if e.object, err = g.in.add(t.Object, g.syms); err != nil {
-		return e, err
+	e.key = edgeKey(rel, styp)
+	if t.Condition != "" || t.Context != "" || t.Expires != 0 {
+		if err := t.Validate(); err != nil {
+			return e, fault.Wrap(fault.Integrity, "the store holds a malformed tuple", err)
+		}
+		e.caveat, err = g.caveat(t)
 	}
-	if e.word, err = g.in.add(object, g.syms); err != nil {
-		return e, err
-	}
-	e.caveat, err = g.caveat(t)
 	return e, err
+}
+
+var errMalformed = fault.New(fault.Integrity, "the store holds a malformed tuple")
+
+// member returns the form of a relation of the type's objects.
+func (g *graph) member(typ sym, rel string) (sym, error) {
+	f := g.syms.table().forms[typ]
+	if y, ok := g.syms.table().byForm[form{f.typ, rel}]; ok && f.rel == "" && rel != "" {
+		return y, nil
+	}
+	if f.rel != "" || !relation.ValidRelation(rel) {
+		return 0, errMalformed
+	}
+	return g.syms.add(f.typ, rel)
 }
 
 func (g *graph) caveat(t relation.Tuple) (uint32, error) {
@@ -139,9 +172,6 @@ func newBuilder(syms *symbols) *builder {
 
 // add takes one tuple. A malformed one has kind [fault.Integrity].
 func (b *builder) add(t relation.Tuple) error {
-	if err := t.Validate(); err != nil {
-		return fault.Wrap(fault.Integrity, "the store holds a malformed tuple", err)
-	}
 	e, err := b.g.encode(t)
 	if err != nil {
 		return err
@@ -158,7 +188,7 @@ func (b *builder) graph(rev uint64) (*graph, error) {
 	for i, t := range b.list {
 		list[i] = t.out()
 	}
-	sortEdges(list)
+	list = arranged(list, g.in.n)
 	for i := 1; i < len(list); i++ {
 		if a, b := list[i-1], list[i]; a.from == b.from && a.key == b.key && a.word == b.word {
 			return nil, fault.New(fault.Integrity, "the store holds one tuple twice")
@@ -168,8 +198,7 @@ func (b *builder) graph(rev uint64) (*graph, error) {
 	for i, t := range b.list {
 		list[i] = t.in()
 	}
-	sortEdges(list)
-	s.in = fill(list, g.in.n)
+	s.in = fill(arranged(list, g.in.n), g.in.n)
 	s.view, s.guards, s.sets = g.in.view, g.guards, newGroupSets(g.in.n)
 	g.cur = s
 	return g, nil
@@ -195,9 +224,6 @@ func (g *graph) apply(rev uint64, writes, deletes []relation.Tuple) error {
 			t = deletes[i].Key()
 		} else {
 			t = writes[i-len(deletes)]
-		}
-		if err := t.Validate(); err != nil {
-			return fault.Wrap(fault.Integrity, "the store holds a malformed tuple", err)
 		}
 		e, err := g.encode(t)
 		if err != nil {

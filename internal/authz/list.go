@@ -45,8 +45,9 @@ type List struct {
 }
 
 // ListObjects returns exactly the objects of which Check would allow the
-// question, except "not yet" for those behind a page or a cut. Kinds: those of
-// [Engine.Check], also when one of the objects has no answer.
+// question, of those that the store's tuples name, except for those behind a page
+// or a cut. Kinds: those of [Engine.Check], also when one of the objects has no
+// answer.
 func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) {
 	ev, err := e.ask(ctx, q.Store, &q.Asked)
 	if err != nil {
@@ -68,6 +69,9 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 	ev.walk = ev.walk || ev.who.every == 0
 	w := &wave{ev: ev}
 	ids := w.verified(target, w.objects(target))
+	if ev.policies != nil {
+		ids = w.judged(target, typ, q.Subject, ids)
+	}
 	names := make([]string, 0, len(ids)+1)
 	for _, id := range ids {
 		names = append(names, ev.name(id))
@@ -78,9 +82,10 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 	return e.list(q.Store, w, names, q.Limit, q.After)
 }
 
-// ListUsers returns the subjects of the form that have the relation. Everyone of
-// a type is listed as "user:*"; who has the relation for that reason alone is not
-// listed beside it. Kinds: as [Engine.ListObjects].
+// ListUsers returns the subjects of the form that have the relation, of those that
+// the store's tuples name. Everyone of a type is listed as "user:*"; who has the
+// relation for that reason alone is not listed beside it. Kinds: as
+// [Engine.ListObjects].
 func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
 	ev, err := e.ask(ctx, q.Store, &q.Asked)
 	if err != nil {
@@ -111,7 +116,7 @@ func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
 	}
 	w := &wave{ev: ev}
 	var names []string
-	for _, id := range w.subjects(object, prog, want) {
+	for _, id := range w.users(q.Object, object, prog, want, of) {
 		names = append(names, ev.name(id)+suffix)
 	}
 	if object == 0 && want.set && prog.itself(want.form) {
@@ -171,9 +176,10 @@ func (w *wave) stop() bool { return w.cut || w.err != nil }
 
 func (w *wave) count(edges int) bool {
 	ev := w.ev
+	before := ev.edges
 	if ev.edges += edges; ev.edges > ev.limit {
 		w.cut = true
-	} else if len(w.found)&1023 == 1023 && ev.ctx.Err() != nil {
+	} else if ev.edges>>12 != before>>12 && ev.ctx.Err() != nil { // now and then
 		w.err = ev.ctx.Err()
 	}
 	return !w.stop()
@@ -288,6 +294,45 @@ func (w *wave) verified(target *program, spots []spot) []uint32 {
 	return ids
 }
 
+// judged returns the objects that the policies leave, and those that they add of
+// all objects of the type that the store knows.
+func (w *wave) judged(target *program, typ *boundType, subject string, ids []uint32) []uint32 {
+	ev := w.ev
+	had := make(map[uint32]bool, len(ids))
+	for _, id := range ids {
+		had[id] = true
+	}
+	candidates := ids
+	if _, permits := ev.policies.Candidates(target.typ, target.name); permits > 0 && ev.who.every != 0 {
+		candidates = nil
+		for id := uint32(1); id <= ev.snap.n; id++ {
+			if ev.snap.form(id) == typ.object {
+				candidates = append(candidates, id)
+			}
+		}
+	}
+	who := ev.who
+	kept := ids[:0:0]
+	for _, id := range candidates {
+		if !w.count(1) {
+			break
+		}
+		v := no
+		if had[id] {
+			v = yes
+		}
+		allowed, _, _, err := ev.judge(ev.name(id), subject, target, id, v)
+		if ev.who = who; err != nil {
+			w.err = err
+			break
+		}
+		if allowed {
+			kept = append(kept, id)
+		}
+	}
+	return kept
+}
+
 // asks puts one question to the evaluator.
 func (w *wave) asks(object uint32, prog *program, explicit bool) bool {
 	if w.stop() {
@@ -309,6 +354,54 @@ func (w *wave) asks(object uint32, prog *program, explicit bool) bool {
 type wanted struct {
 	asker
 	every sym // also everyone of the type
+}
+
+// users returns who holds the program, after what the policies say about each.
+// Everyone of a type is not one who asks: of those, the policies say nothing.
+func (w *wave) users(name string, object uint32, prog *program, want wanted, of *boundType) []uint32 {
+	ev := w.ev
+	ids := w.subjects(object, prog, want)
+	if ev.policies == nil || want.set || w.stop() {
+		return ids
+	}
+	had := make(map[uint32]bool, len(ids))
+	for _, id := range ids {
+		had[id] = true
+	}
+	candidates := ids
+	if _, permits := ev.policies.Candidates(prog.typ, prog.name); permits > 0 {
+		for id := uint32(1); id <= ev.snap.n; id++ {
+			if ev.snap.form(id) == of.object && !had[id] {
+				candidates = append(candidates, id)
+			}
+		}
+	}
+	var kept []uint32
+	for _, id := range candidates {
+		if !w.count(1) {
+			break
+		}
+		ev.who = asker{object: id, form: of.object, every: of.anybody}
+		v := no
+		if had[id] {
+			v = yes
+		}
+		if id == ev.everyone(of.anybody) {
+			kept = append(kept, id)
+			continue
+		}
+		clear(ev.memo)
+		ev.fix = nil
+		allowed, _, _, err := ev.judge(name, ev.name(id), prog, object, v)
+		if err != nil {
+			w.err = err
+			break
+		}
+		if allowed {
+			kept = append(kept, id)
+		}
+	}
+	return kept
 }
 
 // subjects searches downwards from the object for who holds the program.

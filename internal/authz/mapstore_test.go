@@ -21,12 +21,13 @@ import (
 // mapStore keeps the Store contract in memory: one lock, dense revisions,
 // delivery before the answer.
 type mapStore struct {
-	mu     sync.Mutex
-	tuples map[relation.StoreID]map[relation.Tuple]relation.Tuple // by key
-	revs   map[relation.StoreID]uint64
-	models []ModelRecord
-	events []ledger.Event
-	engine *Engine // delivered to, once there is one
+	mu       sync.Mutex
+	tuples   map[relation.StoreID]map[relation.Tuple]relation.Tuple // by key
+	revs     map[relation.StoreID]uint64
+	models   []ModelRecord
+	policies []PolicyRecord
+	events   []ledger.Event
+	engine   *Engine // delivered to, once there is one
 
 	loads     int
 	loadErr   error
@@ -127,6 +128,24 @@ func (s *mapStore) PutModel(_ context.Context, c ledger.Change, rec ModelRecord)
 		s.engine.Apply(c.Store, s.revs[c.Store], nil, nil)
 	}
 	return relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}, nil
+}
+
+func (s *mapStore) LoadPolicies(context.Context) ([]PolicyRecord, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.policies), nil
+}
+
+func (s *mapStore) PutPolicies(_ context.Context, c ledger.Change, rec PolicyRecord) (relation.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.policies = append(slices.DeleteFunc(s.policies, func(p PolicyRecord) bool { return p.Application == rec.Application }), rec)
+	s.revs[c.Store]++
+	payload, err := json.Marshal(rec)
+	if err == nil && s.engine != nil {
+		err = s.engine.ApplyEntry(KindPolicies, rec.Application+"/"+rec.ID, payload)
+	}
+	return relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}, err
 }
 
 // mapArchive reads from a mapStore.

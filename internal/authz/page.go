@@ -118,10 +118,40 @@ func (p page) node(slot uint32) node {
 	return node(p[p[slot]:p[slot+1]])
 }
 
-func sortEdges(list []edge) {
-	slices.SortFunc(list, func(a, b edge) int {
-		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.stored(), b.stored()), cmp.Compare(a.word, b.word))
-	})
+func sortEdges(list []edge) { slices.SortFunc(list, compareEdges) }
+
+func compareEdges(a, b edge) int {
+	switch {
+	case a.from != b.from:
+		return cmp.Compare(a.from, b.from)
+	case a.stored() != b.stored():
+		return cmp.Compare(a.stored(), b.stored())
+	}
+	return cmp.Compare(a.word, b.word)
+}
+
+// arranged returns the edges of entities up to n in order: a counting sort over
+// the entities, of which each has few, so that a large store loads in linear time.
+func arranged(list []edge, n uint32) []edge {
+	begin := make([]uint32, n+2)
+	for _, e := range list {
+		begin[e.from+1]++
+	}
+	for i := range n + 1 {
+		begin[i+1] += begin[i]
+	}
+	out := make([]edge, len(list))
+	next := slices.Clone(begin)
+	for _, e := range list {
+		out[next[e.from]] = e
+		next[e.from]++
+	}
+	for i := range n + 1 {
+		if run := out[begin[i]:begin[i+1]]; len(run) > 1 {
+			sortEdges(run)
+		}
+	}
+	return out
 }
 
 // stored is the key under which the edge stands.

@@ -99,7 +99,7 @@ func (b *bound) accepts(t relation.Tuple) error {
 		err = b.model.Validate(t)
 	}
 	if err == nil && t.Condition != "" {
-		err = b.guards(t)
+		err = b.guardFits(t)
 	}
 	if err != nil {
 		return fault.Wrap(fault.Invalid, fault.Public(err), errors.Join(ErrTuple, err))
@@ -107,8 +107,8 @@ func (b *bound) accepts(t relation.Tuple) error {
 	return nil
 }
 
-// guards holds the context of a tuple to the parameters of its condition.
-func (b *bound) guards(t relation.Tuple) error {
+// guardFits holds the context of a tuple to the parameters of its condition.
+func (b *bound) guardFits(t relation.Tuple) error {
 	c, _, err := caveatOf(t)
 	if err != nil {
 		return err

@@ -23,6 +23,10 @@ type Store interface {
 	// PutModel stores the record, new or known; an active one ends the turn of
 	// the application's active record in the same transaction.
 	PutModel(context.Context, ledger.Change, ModelRecord) (relation.Revision, error)
+	// LoadPolicies and PutPolicies are the same for guard policies. Each record
+	// reaches [Engine.ApplyEntry] before PutPolicies returns.
+	LoadPolicies(context.Context) ([]PolicyRecord, error)
+	PutPolicies(context.Context, ledger.Change, PolicyRecord) (relation.Revision, error)
 }
 
 // Loaded is what [Store.LoadGraph] returns beside the tuples.

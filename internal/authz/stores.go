@@ -1,10 +1,12 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,6 +80,7 @@ type entry struct {
 	id   relation.StoreID
 	app  *application
 	snap atomic.Pointer[snapshot]
+	used atomic.Uint64 // how many loads there had been when a question came last
 
 	mu      sync.Mutex
 	graph   *graph  // nil when snap is
@@ -100,7 +103,7 @@ type batch struct {
 }
 
 // counters are read by [Engine.Stats].
-type counters struct{ loads, resyncs atomic.Uint64 }
+type counters struct{ loads, resyncs, evictions atomic.Uint64 }
 
 // Stats is a view of the engine's memory and work, for metrics.
 type Stats struct {
@@ -108,11 +111,14 @@ type Stats struct {
 	Tuples  int    // in memory
 	Loads   uint64 // of a store from the database, since the start
 	Resyncs uint64 // loads made necessary by a gap or a change that did not fit
+
+	Evictions uint64 // of a store from memory, to make room for another
+	Bytes     int64  // about what the stores take
 }
 
 // Stats walks all stores.
 func (e *Engine) Stats() Stats {
-	s := Stats{Loads: e.loads.Load(), Resyncs: e.resyncs.Load()}
+	s := Stats{Loads: e.loads.Load(), Resyncs: e.resyncs.Load(), Evictions: e.evictions.Load()}
 	for i := range e.stores.shards {
 		m := e.stores.shards[i].Load()
 		if m == nil {
@@ -122,6 +128,7 @@ func (e *Engine) Stats() Stats {
 			if snap := ent.snap.Load(); snap != nil {
 				s.Stores++
 				s.Tuples += snap.tuples
+				s.Bytes += snap.weight()
 			}
 		}
 	}
@@ -140,6 +147,9 @@ func (e *Engine) snapshot(ctx context.Context, id relation.StoreID) (*entry, *sn
 	}
 	for range 4 {
 		if snap := ent.snap.Load(); snap != nil {
+			if now := e.loads.Load(); ent.used.Load() != now { // most questions write nothing
+				ent.used.Store(now)
+			}
 			return ent, snap, nil
 		}
 		if err := e.load(ctx, ent); err != nil {
@@ -185,6 +195,7 @@ func (e *Engine) load(ctx context.Context, ent *entry) error {
 
 // fly is the one goroutine that loads a store.
 func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
+	defer e.evict(ent)
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	e.loads.Add(1)
@@ -221,6 +232,51 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 	}
 	f.err = err
 	close(f.done)
+}
+
+// evict makes room after a load: the stores that were not asked for the longest
+// leave memory until the others fit. The one that was just loaded stays, however
+// large it is: somebody waits for it.
+func (e *Engine) evict(loaded *entry) {
+	if e.cfg.Memory == 0 {
+		return
+	}
+	var all []*entry
+	var total int64
+	for i := range e.stores.shards {
+		if m := e.stores.shards[i].Load(); m != nil {
+			for _, ent := range *m {
+				if snap := ent.snap.Load(); snap != nil {
+					total += snap.weight()
+					all = append(all, ent)
+				}
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *entry) int { return cmp.Compare(a.used.Load(), b.used.Load()) })
+	for _, ent := range all {
+		if total <= e.cfg.Memory {
+			return
+		}
+		if ent == loaded {
+			continue
+		}
+		ent.mu.Lock()
+		if snap := ent.snap.Load(); snap != nil {
+			total -= snap.weight()
+			ent.graph = nil
+			ent.snap.Store(nil)
+			e.evictions.Add(1)
+			ent.app.forget()
+		}
+		ent.mu.Unlock()
+	}
+}
+
+// weight is about what the snapshot and its writer's side take, in bytes.
+func (s *snapshot) weight() int64 {
+	names := len(s.arena)*arenaChunk + len(s.at)*entityChunk*4 + len(s.table.s)*8
+	return int64(names + int(s.n)*16 + s.tuples*24 + 4096)
 }
 
 // follow applies the batch if it is the next one, and ignores it if the graph

@@ -22,9 +22,10 @@ type Trace struct {
 	Relation string           `json:"relation"`
 	Subject  string           `json:"user"`
 	Allowed  bool             `json:"allowed"`
-	Path     []Grant          `json:"path,omitempty"`    // of an allow: from the question to the subject
-	Tried    *Branch          `json:"tried,omitempty"`   // of a deny
-	Omitted  int              `json:"omitted,omitempty"` // branches left out of Tried for their number
+	Path     []Grant          `json:"path,omitempty"`     // of an allow: from the question to the subject
+	Tried    *Branch          `json:"tried,omitempty"`    // of a deny
+	Omitted  int              `json:"omitted,omitempty"`  // branches left out of Tried for their number
+	Policies []Decisive       `json:"policies,omitempty"` // guard policies that had a part; a forbid beats the path
 }
 
 // Grant is one hop of an allow: whoever holds what Tuple's subject side says,
@@ -390,6 +391,13 @@ func (t *Trace) String() string {
 	drawPath(&b, "", t.Path, t.Subject)
 	if t.Tried != nil {
 		t.Tried.draw(&b, "", t.Subject)
+	}
+	for _, p := range t.Policies {
+		line := "policy " + p.Policy + " applies: " + p.Effect
+		if p.Error != "" {
+			line += " (it could not be evaluated: " + p.Error + ")"
+		}
+		fmt.Fprintln(&b, line)
 	}
 	if t.Omitted > 0 {
 		fmt.Fprintf(&b, "… %d more tries are not shown\n", t.Omitted)

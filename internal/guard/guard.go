@@ -44,7 +44,7 @@ func (g *Guard) Check(ctx context.Context, req *Request) (Verdict, *audit.Record
 
 	// 4. Decide. Whether the principal may see the object is always asked too,
 	// so that the time taken does not tell a hidden object from an absent one.
-	v := g.decide(ctx, graph, object, p.Subject.String(), req).within(p, req).of(p)
+	v := g.decide(ctx, graph, object, p.Subject.String(), req, g.verified(p, req)).within(p, req).of(p)
 
 	// 5. Build the identity that the upstream is told.
 	if v.Allowed && req.Upstream != "" {

@@ -13,6 +13,7 @@ import (
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/policy"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/sts"
@@ -155,12 +156,12 @@ func (g *Guard) bind(t tenant.ID, need *Requirement) (relation.StoreID, string, 
 }
 
 // decide asks for the relation and for the visibility, always both.
-func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subject string, req *Request) Verdict {
+func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subject string, req *Request, known func() policy.Verified) Verdict {
 	need := req.Require
 	if need == nil || need.People && strings.HasPrefix(subject, string(principal.Service)+":") {
 		return Verdict{Allowed: true, Reason: "authenticated"}
 	}
-	q := authz.Query{Store: graph, Object: object, Relation: need.Relation, Subject: subject, Explain: req.Explain}
+	q := authz.Query{Store: graph, Object: object, Relation: need.Relation, Subject: subject, Asked: authz.Asked{Verified: known}, Explain: req.Explain}
 	d, err := g.cfg.Authz.Check(ctx, q)
 	visible := need.System
 	if need.Visible != "" && !need.System {
@@ -175,13 +176,29 @@ func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subj
 	case err != nil:
 		v.Kind, v.Reason = fault.NotFound, "decision_failed"
 	case d.Allowed:
-		v.Allowed, v.Reason = true, "relation"
+		v.Allowed, v.Reason = true, d.Reason
 	case visible:
-		v.Kind, v.Reason = fault.Denied, "no_relation"
+		v.Kind, v.Reason = fault.Denied, d.Reason
 	default:
 		v.Kind, v.Reason = fault.NotFound, "not_visible"
 	}
 	return v
+}
+
+// verified returns what policies may rely on: what the credential says, after its
+// verification, and what we see ourselves.
+func (g *Guard) verified(p *principal.Principal, req *Request) func() policy.Verified {
+	return func() policy.Verified {
+		v := policy.Verified{
+			Tenant: p.Tenant.String(), Time: g.cfg.Now(), IP: req.Source, Client: p.ClientID,
+			AMR: p.Assurance.AMR, ACR: p.Assurance.ACR, AuthTime: p.Assurance.AuthTime,
+			Scopes: append([]string{}, p.Scopes...), Actors: []string{}, // known, though perhaps empty
+		}
+		for _, a := range p.Actors {
+			v.Actors = append(v.Actors, a.Subject.String())
+		}
+		return v
+	}
 }
 
 // NoScope is the reason of a refusal for want of a scope.
@@ -206,7 +223,7 @@ func (g *Guard) Explain(ctx context.Context, t tenant.ID, subject string, need *
 	if err != nil {
 		return Verdict{}, err
 	}
-	v := g.decide(ctx, graph, object, subject, &Request{Require: need, Explain: true})
+	v := g.decide(ctx, graph, object, subject, &Request{Require: need, Explain: true}, nil)
 	v.Enforced = true
 	return v, nil
 }

@@ -89,9 +89,9 @@ func check(ctx context.Context, c *call, q *fga.CheckRequest) (*fga.CheckRespons
 		return nil, c.wrong(err, false)
 	}
 	e := &c.record.Event
-	e.Decision, e.Reason = "deny", "no_relation"
+	e.Decision, e.Reason = "deny", d.Reason
 	if d.Allowed {
-		e.Decision, e.Reason = "allow", "relation"
+		e.Decision = "allow"
 	}
 	c.tell(d.Revision, d.Model)
 	out := &fga.CheckResponse{Allowed: d.Allowed}
