@@ -66,16 +66,8 @@ func Empty(r *http.Request) error {
 // have, in exactly its spelling, null, nesting beyond [MaxDepth], and anything
 // after the value. The error has kind [fault.Invalid].
 func Unmarshal(raw []byte, v any) error {
-	if !utf8.Valid(raw) || loneSurrogate(raw) {
-		return fault.New(fault.Invalid, "the body is not valid UTF-8")
-	}
-	d := &walker{json.NewDecoder(bytes.NewReader(raw))}
-	d.UseNumber()
-	if err := d.value(reflect.TypeOf(v).Elem(), 0); err != nil {
+	if err := walk(raw, reflect.TypeOf(v).Elem(), false); err != nil {
 		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fault.New(fault.Invalid, "the body holds more than one JSON value")
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		var typ *json.UnmarshalTypeError
@@ -87,7 +79,40 @@ func Unmarshal(raw []byte, v any) error {
 	return nil
 }
 
-type walker struct{ *json.Decoder }
+// Object reads exactly one JSON object as encoding/json does, for contracts whose
+// receivers ignore members that they do not know. It is as strict as [Unmarshal]
+// but for null, which is a value here. The error has kind [fault.Invalid].
+func Object(raw []byte) (map[string]any, error) {
+	if err := walk(raw, nil, true); err != nil {
+		return nil, err
+	}
+	var m map[string]any
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fault.Wrap(fault.Invalid, "the body holds a number out of range", err)
+	}
+	return m, nil
+}
+
+// walk checks all but the types of what is to become a t.
+func walk(raw []byte, t reflect.Type, nulls bool) error {
+	if !utf8.Valid(raw) || loneSurrogate(raw) {
+		return fault.New(fault.Invalid, "the body is not valid UTF-8")
+	}
+	d := &walker{json.NewDecoder(bytes.NewReader(raw)), nulls}
+	d.UseNumber()
+	if err := d.value(t, 0); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fault.New(fault.Invalid, "the body holds more than one JSON value")
+	}
+	return nil
+}
+
+type walker struct {
+	*json.Decoder
+	nulls bool // null is a value
+}
 
 var errSyntax = fault.New(fault.Invalid, "the body is not valid JSON")
 
@@ -109,6 +134,9 @@ func (d *walker) value(t reflect.Type, depth int) error {
 	}
 	switch token := token.(type) {
 	case nil:
+		if d.nulls {
+			return nil
+		}
 		return fault.New(fault.Invalid, "null is not a value here; leave the member out")
 	case string:
 		if control(token) {

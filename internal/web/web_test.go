@@ -257,6 +257,23 @@ func TestBadBodies(t *testing.T) {
 	}
 }
 
+// Object takes what Unmarshal takes and, beside it, any member and null.
+func TestObject(t *testing.T) {
+	t.Parallel()
+	m, err := Object([]byte(`{"a":null,"B":[1.5,null,{"c":"d"}],"b":true}`))
+	if err != nil || fmt.Sprint(m) != "map[B:[1.5 <nil> map[c:d]] a:<nil> b:true]" {
+		t.Errorf("%v, %v", m, err)
+	}
+	for _, body := range []string{
+		``, `null`, `[]`, `"x"`, `3`, `{`, `{}{}`, `{} x`, `{"a":1,"a":1}`, `{"x":{"a":1,"\u0061":2}}`, `{"a":1e400}`, `{"a":NaN}`,
+		`{"a":"\ud800"}`, "{\"a\":\"\xff\"}", `{"a":"\u0000"}`, `{"a":` + strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth) + `}`,
+	} {
+		if m, err := Object([]byte(body)); err == nil || fault.KindOf(err) != fault.Invalid || m != nil {
+			t.Errorf("%s: %v, %v", body, m, err)
+		}
+	}
+}
+
 func TestQueryIsStrict(t *testing.T) {
 	t.Parallel()
 	s := serve(t, io.Discard)
