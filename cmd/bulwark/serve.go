@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"bulwark.example/internal/api/admin"
+	"bulwark.example/internal/api/authzen"
 	"bulwark.example/internal/api/oidc"
 	"bulwark.example/internal/api/openfga"
 	"bulwark.example/internal/config"
@@ -50,6 +51,7 @@ type server struct {
 	node      *node
 	gateway   *gateway.Gateway
 	decisions *openfga.API // nil without the role pdp
+	access    *authzen.API // likewise
 	doors     []door
 }
 
@@ -73,6 +75,7 @@ func newServer(ctx context.Context, n *node, d doors) (*server, error) {
 			}
 		})
 		register = s.decisions.Register
+		s.access = authzen.New(authzen.Config{Guard: n.guard, Directory: n.directory, Authz: n.authz, URL: n.plan.issuer, Logger: n.plan.log})
 	}
 	api, err := s.apiHandler(d.roles)
 	if err != nil {
@@ -132,6 +135,10 @@ func (s *server) apiHandler(roles []string) (http.Handler, error) {
 		})})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.access != nil && authzen.Owns(r.URL.Path) { // also some below other contracts' prefixes
+			s.access.ServeHTTP(w, r)
+			return
+		}
 		for _, m := range mounts {
 			if strings.HasPrefix(r.URL.Path, m.prefix) {
 				m.handler.ServeHTTP(w, r)
