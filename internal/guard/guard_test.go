@@ -325,6 +325,39 @@ func TestActorsNeedScope(t *testing.T) {
 	}
 }
 
+// Where only people need the relation, a service needs no more than its token,
+// and the tenant is bound all the same.
+func TestPeopleAlone(t *testing.T) {
+	t.Parallel()
+	w := guardtest.New(t)
+	ask := func(who string, people bool) guard.Verdict {
+		t.Helper()
+		req := request(w, w.Token(who, "gateway"), "", "can_check")
+		req.Require = &guard.Requirement{System: true, Relation: "can_check", People: people}
+		v, _ := w.Guard.Check(t.Context(), req)
+		return v
+	}
+	for _, c := range []struct {
+		who    string
+		people bool
+		reason string
+	}{
+		{"caller@acme", true, "authenticated"}, {"caller@acme", false, "no_relation"}, {"auditor@acme", true, "relation"},
+		{"nobody@acme", true, "no_relation"}, {"nobody@acme", false, "no_relation"},
+	} {
+		if v := ask(c.who, c.people); v.Reason != c.reason || v.Allowed != (c.reason != "no_relation") || v.Principal.Tenant != w.Acme.Tenant {
+			t.Errorf("%s, people %v: %+v", c.who, c.people, v)
+		}
+	}
+	token := w.Token("caller@acme", "gateway")
+	w.Must(w.Directory.SetTenantState(t.Context(), ledger.Event{Subject: "system"}, w.Acme.Tenant, directory.Suspended))
+	req := request(w, token, "", "can_check")
+	req.Require = &guard.Requirement{System: true, Relation: "can_check", People: true}
+	if v, _ := w.Guard.Check(t.Context(), req); v.Allowed {
+		t.Errorf("of a suspended tenant: %+v", v)
+	}
+}
+
 // A node that has not heard from its store for 30 s allows nothing.
 func TestStaleNode(t *testing.T) {
 	t.Parallel()

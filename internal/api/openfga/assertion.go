@@ -41,13 +41,13 @@ func writeAssertions(ctx context.Context, c *call, q *fga.WriteAssertionsRequest
 			return nil, err
 		}
 	}
-	payload, err := spell(&fga.Assertions{Assertions: q.GetAssertions()})
+	payload, err := spellAssertions(q.GetAssertions())
 	if err != nil {
 		return nil, err
 	}
 	change := c.change(c.store.ID)
 	change.Event.Model = r.ID
-	rev, err := c.api.Archive.PutAssertions(ctx, change, r.ID, append([]byte(assertionFormat), payload...))
+	rev, err := c.api.Archive.PutAssertions(ctx, change, r.ID, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -98,15 +98,31 @@ func readAssertions(ctx context.Context, c *call, q *fga.ReadAssertionsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	var kept fga.Assertions
-	if payload != nil {
-		body, ok := bytes.CutPrefix(payload, []byte(assertionFormat))
-		if !ok {
-			return nil, fault.New(fault.Integrity, "stored assertions have an unknown format")
-		}
-		if err := protojson.Unmarshal(body, &kept); err != nil {
-			return nil, fault.Wrap(fault.Integrity, "stored assertions cannot be read", err)
-		}
+	kept, err := openAssertions(payload)
+	if err != nil {
+		return nil, err
 	}
 	return &fga.ReadAssertionsResponse{AuthorizationModelId: r.ID, Assertions: kept.GetAssertions()}, nil
+}
+
+func spellAssertions(list []*fga.Assertion) ([]byte, error) {
+	body, err := spell(&fga.Assertions{Assertions: list})
+	return append([]byte(assertionFormat), body...), err
+}
+
+// openAssertions reads what [spellAssertions] wrote; nothing stored is no
+// assertions.
+func openAssertions(payload []byte) (*fga.Assertions, error) {
+	kept := new(fga.Assertions)
+	if payload == nil {
+		return kept, nil
+	}
+	body, ok := bytes.CutPrefix(payload, []byte(assertionFormat))
+	if !ok {
+		return nil, fault.New(fault.Integrity, "stored assertions have an unknown format")
+	}
+	if err := protojson.Unmarshal(body, kept); err != nil {
+		return nil, fault.Wrap(fault.Integrity, "stored assertions cannot be read", err)
+	}
+	return kept, nil
 }

@@ -193,3 +193,26 @@ func TestCodes(t *testing.T) {
 		}
 	}
 }
+
+// What was stored in this format is read for ever.
+func TestAssertionsFormat(t *testing.T) {
+	t.Parallel()
+	const golden = `1{"assertions":[{"tuple_key":{"object":"note:plan","relation":"can_read","user":"user:dan"},"expectation":true,` +
+		`"contextual_tuples":[{"user":"user:dan","relation":"reader","object":"note:plan","condition":{"name":"office","context":{"open":9}}}],"context":{"hour":10}}]}`
+	kept, err := openAssertions([]byte(golden))
+	if err != nil || len(kept.GetAssertions()) != 1 || !kept.GetAssertions()[0].GetExpectation() || kept.GetAssertions()[0].GetContextualTuples()[0].GetCondition().GetName() != "office" {
+		t.Fatalf("%v, %v", kept, err)
+	}
+	again, err := spellAssertions(kept.GetAssertions())
+	if err != nil || string(again) != golden {
+		t.Errorf("spelled as %s, %v", again, err)
+	}
+	if none, err := openAssertions(nil); err != nil || len(none.GetAssertions()) != 0 {
+		t.Errorf("%v, %v", none, err)
+	}
+	for _, bad := range []string{"", "2{}", "1", "1[]"} {
+		if kept, err := openAssertions([]byte(bad)); fault.KindOf(err) != fault.Integrity || err == nil {
+			t.Errorf("%q was read as %v, %v", bad, kept, err)
+		}
+	}
+}

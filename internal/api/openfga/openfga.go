@@ -140,7 +140,7 @@ var (
 		pattern: "GET /stores/{store_id}/watch", query: []string{"type", "continuation_token", "start_time"}, handle: readChanges,
 	}
 	opWriteModel = operation[*fga.WriteAuthorizationModelRequest, *fga.WriteAuthorizationModelResponse]{
-		rule:    rule{"model.write", "can_publish_model", everybody, aboutStore, ledger.Mutation},
+		rule:    rule{"model.write", "can_propose_model", everybody, aboutStore, ledger.Mutation},
 		pattern: "POST /stores/{store_id}/authorization-models", status: http.StatusCreated, handle: writeModel,
 	}
 	opReadModel = operation[*fga.ReadAuthorizationModelRequest, *fga.ReadAuthorizationModelResponse]{
@@ -152,7 +152,7 @@ var (
 		pattern: "GET /stores/{store_id}/authorization-models", query: []string{"page_size", "continuation_token"}, handle: readModels,
 	}
 	opWriteAssertions = operation[*fga.WriteAssertionsRequest, *fga.WriteAssertionsResponse]{
-		rule:    rule{"assertion.write", "can_publish_model", everybody, aboutStore, ledger.Mutation},
+		rule:    rule{"assertion.write", "can_propose_model", everybody, aboutStore, ledger.Mutation},
 		pattern: "PUT /stores/{store_id}/assertions/{authorization_model_id}", status: http.StatusNoContent, handle: writeAssertions,
 	}
 	opReadAssertions = operation[*fga.ReadAssertionsRequest, *fga.ReadAssertionsResponse]{
