@@ -121,6 +121,9 @@ func TestMigrateFromOne(t *testing.T) {
 	if len(models) != 1 || len(events) != 1 || events[0].Event.Action != "old" {
 		t.Errorf("models %v, %v; events %v, %v", models, errModels, events, errEvents)
 	}
+	if policies, err := s.Tuples().LoadPolicies(ctx); len(policies) != 0 || err != nil {
+		t.Errorf("policies %v, %v", policies, err)
+	}
 
 	acme, err := tenant.Trusted(oldTenant)
 	if err != nil {
@@ -274,6 +277,30 @@ func TestDamagedTuples(t *testing.T) {
 		}
 		if fault.KindOf(err) != fault.Integrity {
 			t.Errorf("%s: %v, want kind Integrity", what, err)
+		}
+	}
+}
+
+// Damaged policies are not policies less: what they forbid must stay forbidden.
+func TestDamagedPolicies(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	for what, damage := range map[string]string{
+		"no record":             "UPDATE policies SET payload = '{\"files\":1}'",
+		"another application's": "UPDATE policies SET application = 'mail'",
+		"another version's":     "UPDATE policies SET id = 'b'",
+	} {
+		s := open(t, Config{Path: place(t)})
+		system := world(t, s)
+		_, err := s.Tuples().PutPolicies(ctx, change(system, "policy.publish", "application:docs"), authz.PolicyRecord{Application: "docs", ID: "a", Active: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.keep(ctx, func(t *tx) error { _, err := t.exec(damage); return err }); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Tuples().LoadPolicies(ctx); fault.KindOf(err) != fault.Integrity {
+			t.Errorf("%s: %+v, %v", what, got, err)
 		}
 	}
 }

@@ -169,6 +169,77 @@ func testModels(t *testing.T, open Open) {
 	check(a, b, other)
 }
 
+func testPolicies(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	var seen []store.Batch
+	w.Subscribe(func(b store.Batch) { seen = append(seen, b) })
+	change := ledger.Change{Store: w.platform.System, Event: event(tenant.Platform, "")}
+	put := func(p authz.PolicyRecord) relation.Revision {
+		t.Helper()
+		rev, err := w.Tuples().PutPolicies(w.ctx, change, p)
+		w.ok(err)
+		return rev
+	}
+	check := func(want ...authz.PolicyRecord) {
+		t.Helper()
+		got, err := w.Tuples().LoadPolicies(w.ctx)
+		w.ok(err)
+		slices.SortFunc(got, func(x, y authz.PolicyRecord) int {
+			return cmp.Or(cmp.Compare(x.Application, y.Application), cmp.Compare(x.ID, y.ID))
+		})
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("the policies changed on the way (-want +got):\n%s", diff)
+		}
+	}
+	a := authz.PolicyRecord{Application: "docs", ID: "a", Files: []authz.PolicyFile{{Name: "a.cedar", Text: "forbid\n<&> \u2028"}}, Active: true, Created: at}
+	b := authz.PolicyRecord{
+		Application: "docs", ID: "b", Active: true, Created: at,
+		Files: []authz.PolicyFile{{Name: "b.cedar", Text: "b"}, {Name: "a.cedar", Text: "a"}}, // their order counts
+		Claims: authz.Claims{
+			Context: map[string]string{"device": "string"}, Types: map[string]map[string]string{"user": {"age": "long"}},
+			Principals: []string{"user"}, Zone: "Europe/Berlin",
+		},
+	}
+	none := authz.PolicyRecord{Application: "docs", ID: "none", Files: []authz.PolicyFile{}, Active: true, Created: at}
+	other := authz.PolicyRecord{Application: "mail", ID: "a", Files: []authz.PolicyFile{{Name: "m.cedar", Text: "m"}}, Active: true, Created: at}
+	put(a)
+	put(other)
+	check(a, other)
+	rev := put(b)
+	a.Active = false
+	check(a, b, other)
+	payload, err := json.Marshal(b)
+	w.ok(err)
+	want := []store.Batch{{Store: w.platform.System, Rev: rev.Rev, Entries: []store.Entry{{Kind: authz.KindPolicies, Op: store.Put, Key: "docs/b", Payload: payload}}}}
+	logged, err := w.Changes(w.ctx, w.platform.System, rev.Rev-1, 1)
+	w.ok(err)
+	if diff := gocmp.Diff(want, logged); diff != "" {
+		t.Errorf("the change was logged otherwise (-want +got):\n%s", diff)
+	}
+	if diff := gocmp.Diff(want, seen[2:]); diff != "" || len(seen) != 3 {
+		t.Errorf("the change was delivered otherwise (-want +got):\n%s", diff)
+	}
+	put(none) // an application without policies is a version like any other
+	b.Active = false
+	check(a, b, none, other)
+	a.Active, none.Active = true, false
+	put(a)
+	check(a, b, none, other)
+	a.Active = false
+	put(a)
+	check(a, b, none, other)
+
+	for what, p := range map[string]authz.PolicyRecord{"no application": {ID: "x", Active: true}, "no id": {Application: "docs", Active: true}} {
+		before := w.head(w.platform.System)
+		_, err := w.Tuples().PutPolicies(w.ctx, change, p)
+		w.kind(what, err, fault.Invalid)
+		if w.head(w.platform.System) != before {
+			t.Errorf("%s: the revision went on", what)
+		}
+	}
+	check(a, b, none, other)
+}
+
 func tuple(n string) relation.Tuple {
 	return relation.Tuple{Object: "document:" + n, Relation: "viewer", Subject: "user:" + n}
 }

@@ -67,6 +67,8 @@ func testShards(t *testing.T, open Open) {
 	w.kind("a KEK in another's store", err, fault.Internal)
 	_, err = models.PutModel(w.ctx, change, authz.ModelRecord{Application: "docs", ID: "m", Source: "s", Active: true})
 	w.kind("a model by a tenant", err, fault.Internal)
+	_, err = models.PutPolicies(w.ctx, change, authz.PolicyRecord{Application: "docs", ID: "p", Active: true})
+	w.kind("policies by a tenant", err, fault.Internal)
 	_, err = w.Tokens().Mutate(w.ctx, change, func(tx sts.Tx) error {
 		return tx.PutSigningKey(sts.SigningKey{KID: "k", Purpose: sts.PurposeToken, Public: []byte(`{}`)})
 	})

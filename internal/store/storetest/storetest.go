@@ -76,6 +76,7 @@ func Run(t *testing.T, open Open) {
 		"Keys":            testKeys,
 		"SigningKeys":     testSigningKeys,
 		"Models":          testModels,
+		"Policies":        testPolicies,
 		"TupleWrites":     testTupleWrites,
 		"TupleNet":        testTupleNet,
 		"TupleGuards":     testTupleGuards,
