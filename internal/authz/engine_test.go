@@ -400,9 +400,9 @@ func TestSystemModel(t *testing.T) {
 	t.Parallel()
 	roles := map[string]string{
 		"operator":          "can_create_tenant can_invite can_suspend",
-		"administrator":     "can_invite can_manage_users can_read_users can_manage_services can_manage_connections can_install can_manage_stores can_suspend",
-		"access_manager":    "can_read_users can_write_tuples can_read_tuples can_explain can_manage_stores can_read_model can_check",
-		"policy_author":     "can_publish_model can_read_model",
+		"administrator":     "can_invite can_manage_users can_read_users can_manage_services can_manage_connections can_install can_manage_stores can_suspend can_propose_model",
+		"access_manager":    "can_read_users can_write_tuples can_read_tuples can_explain can_manage_stores can_read_model can_check can_propose_model",
+		"policy_author":     "can_publish_model can_read_model can_propose_model",
 		"approver":          "",
 		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check",
 		"key_administrator": "",

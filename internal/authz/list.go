@@ -85,7 +85,8 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 // ListUsers returns the subjects of the form that have the relation, of those that
 // the store's tuples name. Everyone of a type is listed as "user:*"; who has the
 // relation for that reason alone is not listed beside it. Kinds: as
-// [Engine.ListObjects].
+// [Engine.ListObjects]; a condition that cannot be evaluated on a tuple that the
+// list meets is an error of the list.
 func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
 	ev, err := e.ask(ctx, q.Store, &q.Asked)
 	if err != nil {
@@ -419,7 +420,7 @@ func (w *wave) subjects(object uint32, prog *program, want wanted) []uint32 {
 		for i := 0; i < len(nd); {
 			key, words, caveats, after := nd.next(i)
 			i = after
-			w.descend(at, key&^guarded, words, caveats, surely, want, note)
+			w.descend(at, key&^guarded, words, caveats, want, note)
 		}
 		if surely {
 			return
@@ -454,7 +455,7 @@ func (w *wave) subjects(object uint32, prog *program, want wanted) []uint32 {
 }
 
 // descend follows one group of an object's tuples.
-func (w *wave) descend(at spot, key uint32, words, caveats []uint32, surely bool, want wanted, note func(uint32, bool)) {
+func (w *wave) descend(at spot, key uint32, words, caveats []uint32, want wanted, note func(uint32, bool)) {
 	for n := range at.prog.actions {
 		a := &at.prog.actions[n]
 		if a.key != key {
@@ -469,7 +470,6 @@ func (w *wave) descend(at spot, key uint32, words, caveats []uint32, surely bool
 			continue
 		}
 		for n, word := range words {
-			v := yes
 			if caveats == nil && a.condition != "" {
 				continue
 			}
@@ -478,16 +478,20 @@ func (w *wave) descend(at spot, key uint32, words, caveats []uint32, surely bool
 				if c.condition != a.condition {
 					continue
 				}
-				v = w.ev.holds(c)
-			}
-			if v == no || v != yes && surely {
-				continue
+				v := w.ev.holds(c)
+				if v == no {
+					continue
+				}
+				if v == unknown { // as in OpenFGA, also where another tuple says yes
+					w.err = w.ev.cause
+					return
+				}
 			}
 			if names {
-				note(word, v == yes && at.sure)
+				note(word, at.sure)
 			}
 			if a.next != nil {
-				w.add(spot{word, a.next, at.depth + 1, v == yes && at.sure})
+				w.add(spot{word, a.next, at.depth + 1, at.sure})
 			}
 		}
 	}

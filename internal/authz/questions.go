@@ -3,10 +3,12 @@ package authz
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/schema"
 )
 
 // What a wrong question is wrong about: doors have codes of their own for these.
@@ -91,15 +93,33 @@ func (ev *evaluator) askerOf(subject string) (asker, error) {
 	return asker{object: id, form: p.userset, set: true}, nil
 }
 
+// guardedOtherwise reports whether the model allows the tuple but for its condition.
+func (b *bound) guardedOtherwise(t relation.Tuple) bool {
+	typ, _, _ := relation.SplitObject(t.Object)
+	r, ok := b.model.Relation(typ, t.Relation)
+	if !ok {
+		return false
+	}
+	object, rel := relation.SplitSubject(t.Subject)
+	styp, id, _ := relation.SplitObject(object)
+	return slices.ContainsFunc(r.Restrictions, func(f schema.Restriction) bool {
+		return f.Type == styp && f.Relation == rel && f.Wildcard == (id == everyone)
+	})
+}
+
 // accepts reports why the model does not allow the tuple; nil when it does. The
-// error is [ErrTuple].
+// error is [ErrTuple], and [ErrCondition] too if only the condition is wrong.
 func (b *bound) accepts(t relation.Tuple) error {
 	err := t.Validate()
 	if err == nil {
-		err = b.model.Validate(t)
+		if err = b.model.Validate(t); err != nil && b.guardedOtherwise(t) {
+			err = errors.Join(ErrCondition, err)
+		}
 	}
 	if err == nil && t.Condition != "" {
-		err = b.guardFits(t)
+		if err = b.guardFits(t); err != nil {
+			err = fault.Wrap(fault.Invalid, fault.Public(err), errors.Join(ErrCondition, err))
+		}
 	}
 	if err != nil {
 		return fault.Wrap(fault.Invalid, fault.Public(err), errors.Join(ErrTuple, err))

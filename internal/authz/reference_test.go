@@ -380,10 +380,54 @@ func (g *refGraph) objects(typ, rel, subject string) []string {
 	return out
 }
 
+// meetsUnknown: a list of users follows everything that could grant, and meets a
+// tuple whose condition cannot be evaluated.
+func (g *refGraph) meetsUnknown(object, rel, form string) bool {
+	seen := map[string]bool{}
+	var walk func(object, rel string, r refRewrite) bool
+	relationOf := func(object, rel string) bool {
+		d := g.m.defs[typeOf(object)][rel]
+		if d == nil || seen[object+"#"+rel] {
+			return false
+		}
+		seen[object+"#"+rel] = true
+		return walk(object, rel, d.rewrite)
+	}
+	walk = func(object, rel string, r refRewrite) bool {
+		for _, t := range g.tuples {
+			if t.Object != object || !g.valid(t) || g.counts(t) == no {
+				continue
+			}
+			next, nextRel, userset := strings.Cut(t.Subject, "#")
+			matters := r.op == "this" && t.Relation == rel && (userset || typeOf(t.Subject) == form)
+			if r.op == "from" && t.Relation == r.tupleset && g.m.defs[typeOf(t.Subject)][r.relation] != nil {
+				matters, userset, nextRel = true, true, r.relation
+			}
+			if matters && (g.counts(t) == unknown || userset && relationOf(next, nextRel)) {
+				return true
+			}
+		}
+		if r.op == "computed" {
+			return relationOf(object, r.relation)
+		}
+		for n, o := range r.operands {
+			if (r.op != "not" || n == 0) && walk(object, rel, o) {
+				return true
+			}
+		}
+		return false
+	}
+	return relationOf(object, rel)
+}
+
 // users lists who of a form has the relation.
 func (g *refGraph) users(object, rel, typ, userset string) []string {
 	var out []string
-	failed := false
+	form := typ
+	if userset != "" {
+		form = "only usersets"
+	}
+	failed := g.meetsUnknown(object, rel, form)
 	try := func(subject string, explicit bool) {
 		switch g.solve(object, rel, subject, explicit) {
 		case unknown:

@@ -107,6 +107,8 @@ func (c *call) wrong(err error, list bool) error {
 	switch {
 	case errors.Is(err, authz.ErrNoModel):
 		return as(fga.ErrorCode_authorization_model_not_found, err)
+	case list && errors.Is(err, authz.ErrTuple) && errors.Is(err, authz.ErrCondition):
+		return err // OpenFGA's lists, and they alone, tell a wrong condition from a wrong tuple
 	case errors.Is(err, authz.ErrTuple):
 		return as(fga.ErrorCode_invalid_tuple, err)
 	case list && errors.Is(err, authz.ErrNoType):
