@@ -2,6 +2,7 @@ package openfga
 
 import (
 	"context"
+	"errors"
 	"net"
 
 	fga "github.com/openfga/api/proto/openfga/v1"
@@ -65,8 +66,9 @@ func (a *API) metadata(in *inbound, out *outbound) metadata.MD {
 
 // fail logs what is ours, as package web does, and gives the caller the rest.
 func (a *API) fail(ctx context.Context, in *inbound, err error) error {
-	switch kind := fault.KindOf(err); kind {
-	case fault.Internal, fault.Integrity, fault.Unavailable:
+	switch kind := fault.KindOf(err); {
+	case errors.Is(err, context.Canceled): // the client left
+	case kind == fault.Internal, kind == fault.Integrity, kind == fault.Unavailable:
 		a.Logger.ErrorContext(ctx, "request failed", "request_id", in.id, "method", in.method, "kind", kind.String(), "error", err)
 	}
 	return statusOf(err)
