@@ -225,3 +225,62 @@ func built(list []relation.Tuple) (*graph, error) {
 	}
 	return b.graph(1)
 }
+
+// BenchmarkLists lists a thousand documents of a user, and the users of a document.
+func BenchmarkLists(b *testing.B) {
+	w, _ := driven(b, 10)
+	var mine []relation.Tuple
+	for d := range 1000 {
+		mine = append(mine, relation.Tuple{Object: fmt.Sprintf("document:w%d-document-%04d", d%10, d), Relation: "editor", Subject: "user:lister"})
+	}
+	for i := 0; i < len(mine); i += MaxWrite {
+		w.write(b, mine[i:i+MaxWrite], nil)
+	}
+	b.Run("objects/1000", func(b *testing.B) {
+		b.ReportAllocs()
+		start := processor()
+		for b.Loop() {
+			l, err := w.ListObjects(context.Background(), ObjectsQuery{Store: w.store, Type: "document", Relation: "can_view", Subject: "user:lister"})
+			if err != nil || len(l.Names) != 1000 {
+				b.Fatal(len(l.Names), err)
+			}
+		}
+		b.ReportMetric(float64(processor()-start)/float64(b.N), "cpu-ns/op")
+	})
+	b.Run("users", func(b *testing.B) {
+		b.ReportAllocs()
+		start := processor()
+		n := 0
+		for b.Loop() {
+			l, err := w.ListUsers(context.Background(), UsersQuery{Store: w.store, Object: "document:w3-document-0100", Relation: "can_view", Type: "user"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			n = len(l.Names)
+		}
+		b.ReportMetric(float64(n), "users")
+		b.ReportMetric(float64(processor()-start)/float64(b.N), "cpu-ns/op")
+	})
+}
+
+// BenchmarkGroupChange asks after each change of a group, when every set that is
+// kept has lost its worth: what a subject's first touch costs.
+func BenchmarkGroupChange(b *testing.B) {
+	w, questions := driven(b, 10)
+	list := questions["nested"]
+	rev := w.stores.get(w.store).snap.Load().rev
+	change := []relation.Tuple{{Object: "team:w9-all", Relation: "member", Subject: "user:comes-and-goes"}}
+	start := processor()
+	for i := 0; b.Loop(); i++ {
+		rev++
+		if i%2 == 0 {
+			w.Apply(w.store, rev, change, nil)
+		} else {
+			w.Apply(w.store, rev, nil, change)
+		}
+		if d, err := w.Check(context.Background(), list[i%len(list)]); err != nil || !d.Allowed {
+			b.Fatal(d, err)
+		}
+	}
+	b.ReportMetric(float64(processor()-start)/float64(b.N), "cpu-ns/op")
+}
