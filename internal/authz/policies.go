@@ -95,7 +95,8 @@ func (b *bound) compileGuards(rec *PolicyRecord) (*policy.Set, error) {
 		v.Types = append(v.Types, t)
 	}
 	if rec.Claims.Zone != "" {
-		if v.Zone, err = time.LoadLocation(rec.Claims.Zone); err != nil {
+		v.Zone, err = time.LoadLocation(rec.Claims.Zone)
+		if err != nil || rec.Claims.Zone == "Local" { // "Local" is another zone on another node
 			return nil, fault.Wrap(fault.Invalid, "there is no time zone "+clip(rec.Claims.Zone), err)
 		}
 	}

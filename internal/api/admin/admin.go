@@ -100,6 +100,9 @@ func table() []route {
 		{reads, "GET", "/models", "model.list", "can_read_model", own, listModels},
 		{reads, "GET", "/models/{model}", "model.get", "can_read_model", own, getModel},
 
+		{changes, "PUT", "/applications/{application}/policies", "policy.publish", "can_publish_model", platform, publishPolicies},
+		{reads, "GET", "/applications/{application}/policies", "policy.read", "can_read_model", own, readPolicies},
+
 		{changes, "POST", "/tuples", "tuple.write", "can_write_tuples", own, writeTuples},
 		{reads, "GET", "/tuples", "tuple.read", "can_read_tuples", own, readTuples},
 		{reads, "POST", "/explain", "decision.explain", "can_explain", own, explain},

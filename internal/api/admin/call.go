@@ -101,7 +101,7 @@ func (s *server) run(rt route, c *call) (answer, error) {
 	if rt.platform && c.tenant != tenant.Platform {
 		return answer{}, fault.New(fault.Denied, "this belongs to the platform's operators")
 	}
-	if c.r.Method != http.MethodPost {
+	if m := c.r.Method; m != http.MethodPost && m != http.MethodPut {
 		if err := web.Empty(c.r); err != nil {
 			return answer{}, err
 		}

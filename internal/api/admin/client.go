@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/relation"
 	"bulwark.example/internal/web"
 )
 
@@ -316,14 +315,26 @@ func (c *Client) Model(ctx context.Context, id string) (Model, error) {
 	return get[Model](ctx, c, at("/models/", id))
 }
 
+// PublishPolicies puts an application's guard policies in force, in the place of
+// all that were. For policy authors of the platform.
+func (c *Client) PublishPolicies(ctx context.Context, application string, in NewPolicies) (out Policies, err error) {
+	err = c.roundtrip(ctx, http.MethodPut, at("/applications/", application, "/policies"), in, &out)
+	return out, err
+}
+
+// Policies returns an application's guard policies in force.
+func (c *Client) Policies(ctx context.Context, application string) (Policies, error) {
+	return get[Policies](ctx, c, at("/applications/", application, "/policies"))
+}
+
 // WriteTuples changes tuples of a default store, all or none.
 func (c *Client) WriteTuples(ctx context.Context, in TupleChange) (TuplesChanged, error) {
 	return post[TuplesChanged](ctx, c, "/tuples", in)
 }
 
 // Tuples lists tuples of a default store.
-func (c *Client) Tuples(ctx context.Context, f TupleFilter, p Paging) (Page[relation.Tuple], error) {
-	return pages[relation.Tuple](ctx, c, "/tuples", url.Values{
+func (c *Client) Tuples(ctx context.Context, f TupleFilter, p Paging) (Page[Tuple], error) {
+	return pages[Tuple](ctx, c, "/tuples", url.Values{
 		"application": {f.Application}, "object": {f.Object}, "relation": {f.Relation}, "user": {f.Subject},
 	}, p)
 }

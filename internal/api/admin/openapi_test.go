@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"bulwark.example/internal/api/admin"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/relation"
 )
 
@@ -85,6 +86,7 @@ func schemas(t *testing.T, described map[string]yaml.Node) {
 		admin.Self{}, admin.Tenant{}, admin.Graph{}, admin.NewTenant{}, admin.NewInvite{}, admin.Invite{}, admin.Enrol{}, admin.Enrolled{},
 		admin.NewUser{}, admin.User{}, admin.Role{}, admin.NewService{}, admin.Service{}, admin.NewKey{}, admin.Key{}, admin.Grant{},
 		admin.NewInstallation{}, admin.Installation{}, admin.NewConnection{}, admin.Connection{}, admin.NewModel{}, admin.Model{},
+		admin.NewPolicies{}, admin.Policies{}, authz.PolicyFile{}, authz.Claims{},
 		admin.TupleChange{}, admin.TuplesChanged{}, admin.Question{}, admin.Explained{}, admin.NewRevocation{}, admin.Event{},
 		admin.EventRevision{}, admin.Checkpoint{}, relation.Tuple{},
 	} {

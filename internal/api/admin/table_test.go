@@ -63,7 +63,7 @@ func (w *world) stock(t *directory.Tenant) props {
 // path fills the pattern's variables.
 func (p props) path(rt admin.Row) string {
 	return admin.Base + strings.NewReplacer("{user}", p.user, "{service}", p.service, "{kid}", p.kid, "{role}", p.role,
-		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience).Replace(rt.Pattern)
+		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience, "{application}", "docs").Replace(rt.Pattern)
 }
 
 // bodies has a good body for every route that takes one.
@@ -81,6 +81,7 @@ func (w *world) bodies() map[string]string {
 		"installation.create": `{"service":"notes"}`,
 		"connection.create":   `{"name":"fresh","issuer":"https://fresh.test","audience":"x","kind":"okta"}`,
 		"model.publish":       string(got[[]byte](w.T)(json.Marshal(admin.NewModel{DSL: guardtest.Docs}))),
+		"policy.publish":      `{"files":[{"name":"a.cedar","text":"forbid (principal, action, resource);"}]}`,
 		"tuple.write":         `{"writes":[{"user":"user:@nobody","relation":"viewer","object":"folder:x"}]}`,
 		"decision.explain":    `{"subject":"user:@nobody","relation":"viewer","object":"folder:x"}`,
 		"credential.revoke":   `{"kind":"token","value":"x"}`,

@@ -191,6 +191,23 @@ type Model struct {
 	Created     time.Time `json:"created"`
 }
 
+// NewPolicies takes the place of all guard policies (Cedar) of an application. An
+// empty list of files leaves it without any.
+type NewPolicies struct {
+	Files  []authz.PolicyFile `json:"files"`
+	Claims authz.Claims       `json:"claims,omitzero"`
+}
+
+// Policies are the guard policies of an application in force. Without any there
+// are no files, and no id.
+type Policies struct {
+	ID          string             `json:"id,omitempty"`
+	Application string             `json:"application"`
+	Files       []authz.PolicyFile `json:"files"`
+	Claims      authz.Claims       `json:"claims,omitzero"`
+	Created     time.Time          `json:"created,omitzero"`
+}
+
 // TupleChange writes and deletes tuples in one step. Subjects of the types user
 // and service are ids, or aliases written as user:@alice.
 type TupleChange struct {
