@@ -93,7 +93,8 @@ type entry struct {
 
 type flight struct {
 	done chan struct{}
-	err  error // valid once done is closed
+	snap *snapshot // valid once done is closed; nil if changes overtook the load
+	err  error     // valid once done is closed
 }
 
 type batch struct {
@@ -152,11 +153,15 @@ func (e *Engine) snapshot(ctx context.Context, id relation.StoreID) (*entry, *sn
 			}
 			return ent, snap, nil
 		}
-		if err := e.load(ctx, ent); err != nil {
+		snap, err := e.load(ctx, ent)
+		if err != nil {
 			if fault.KindOf(err) == fault.NotFound {
 				e.drop(id) // deleted since Application knew it
 			}
 			return nil, nil, err
+		}
+		if snap != nil {
+			return ent, snap, nil // even if it has left memory again: somebody waited for it
 		}
 	}
 	return nil, nil, fault.New(fault.Unavailable, "the store changes faster than it can be loaded; try again")
@@ -171,12 +176,13 @@ func (e *Engine) drop(id relation.StoreID) {
 	delete(e.applications, FreeApplication(id))
 }
 
-// load waits for the load in progress, or starts one.
-func (e *Engine) load(ctx context.Context, ent *entry) error {
+// load waits for the load in progress, or starts one. It returns nil and no error
+// when there is something to look for in the entry again.
+func (e *Engine) load(ctx context.Context, ent *entry) (*snapshot, error) {
 	ent.mu.Lock()
 	if ent.graph != nil {
 		ent.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	f := ent.flight
 	if f == nil {
@@ -187,9 +193,9 @@ func (e *Engine) load(ctx context.Context, ent *entry) error {
 	ent.mu.Unlock()
 	select {
 	case <-f.done:
-		return f.err
+		return f.snap, f.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 
@@ -224,6 +230,7 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 		} else {
 			ent.graph = g
 			ent.snap.Store(g.cur)
+			f.snap = g.cur
 		}
 	}
 	var ours *fault.Error

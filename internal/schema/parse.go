@@ -14,6 +14,7 @@ import (
 	openfga "github.com/openfga/api/proto/openfga/v1"
 	"github.com/openfga/language/pkg/go/transformer"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
@@ -57,8 +58,8 @@ func Parse(source string) (*Model, error) {
 // says. Errors: as [Parse]'s about size, form and syntax.
 func Proto(source string) (*openfga.AuthorizationModel, error) {
 	switch {
-	case len(source) > MaxSource:
-		return nil, fault.New(fault.TooLarge, fmt.Sprintf("the model is larger than %d bytes", MaxSource))
+	case len(source) > MaxSource && !isJSON(source), len(source) > maxJSON:
+		return nil, errLarge
 	case isJSON(source):
 		return parseJSON(source)
 	}
@@ -76,8 +77,13 @@ func parseJSON(source string) (*openfga.AuthorizationModel, error) {
 	if err := protojson.Unmarshal([]byte(source), m); err != nil {
 		return nil, fault.Wrap(fault.Invalid, "the model is not an authorization model in JSON: "+reason(err.Error()), err)
 	}
+	if proto.Size(m) > MaxSource {
+		return nil, errLarge
+	}
 	return m, nil
 }
+
+var errLarge = fault.New(fault.TooLarge, fmt.Sprintf("the model is larger than %d bytes", MaxSource))
 
 // Source spells a model of the wire as a source for [Parse]: JSON with sorted
 // keys, so that equal models have equal ids. The model's own id is left out.
@@ -96,8 +102,8 @@ func Source(m *openfga.AuthorizationModel) (string, error) {
 	if raw, err = json.Marshal(members); err != nil {
 		return "", fault.Wrap(fault.Internal, "a model does not encode", err)
 	}
-	if len(raw) > MaxSource {
-		return "", fault.New(fault.TooLarge, fmt.Sprintf("the model is larger than %d bytes", MaxSource))
+	if len(raw) > maxJSON {
+		return "", errLarge
 	}
 	return string(raw), nil
 }

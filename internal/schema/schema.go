@@ -16,8 +16,12 @@ import (
 	"bulwark.example/internal/relation"
 )
 
-// MaxSource is the largest accepted model text in bytes; OpenFGA's limit.
-const MaxSource = 256 << 10
+// MaxSource is the largest accepted model in bytes, as text or on the wire;
+// OpenFGA's limit. Its JSON form takes about four times as much.
+const (
+	MaxSource = 256 << 10
+	maxJSON   = 4 * MaxSource
+)
 
 // Model is one compiled model. It never changes and is safe for concurrent use.
 type Model struct {

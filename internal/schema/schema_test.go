@@ -68,6 +68,8 @@ func TestRefused(t *testing.T) {
 		{"many parentheses", header + "type d\n  relations\n    define a: [user]\n" + strings.Repeat("    define b: (((a)))\n", 400), fault.Invalid, "line 340: "},
 		{"blank lines", header + strings.Repeat("\n# nothing\n", 20_000) + "x", fault.Invalid, "line 40004: "},
 		{"parser bomb", header + strings.Repeat("(", 200_000), fault.Invalid, "line 4: "},
+		{"large JSON", `{"schema_version": "1.1", "type_definitions": [{"type": "` + strings.Repeat("x", 4*MaxSource) + `"}]}`, fault.TooLarge, "larger"},
+		{"JSON that is large on the wire", `{"schema_version": "1.1", "type_definitions": [{"type": "` + strings.Repeat("x", MaxSource) + `"}]}`, fault.TooLarge, "larger"},
 		{"too large", header + strings.Repeat("#", MaxSource), fault.TooLarge, "larger"},
 		{"too many includes", header + "type d\n  relations\n    define r0: [user]\n" + chain(700), fault.TooLarge, "65536 steps"},
 	} {
