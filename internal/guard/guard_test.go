@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
@@ -395,7 +397,7 @@ func TestExplain(t *testing.T) {
 	began := events()
 	for who, want := range map[string]bool{"nobody@acme": true, "auditor@acme": false} {
 		need := &guard.Requirement{Application: "docs", Object: "document:plan", Relation: "viewer", Visible: "viewer"}
-		v, err := w.Guard.Explain(t.Context(), w.Acme.Tenant, w.Subject(who), need)
+		v, err := w.Guard.Explain(t.Context(), w.Acme.Tenant, w.Subject(who), need, authz.Asked{})
 		if err != nil || v.Allowed != want || v.Trace == nil || v.Trace.Allowed != want || !v.Enforced {
 			t.Errorf("%s: %+v, %v", who, v, err)
 		}
@@ -403,10 +405,18 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s: %s", who, text)
 		}
 	}
+	need := &guard.Requirement{Application: "docs", Object: "document:plan", Relation: "viewer"}
+	brought := authz.Asked{Contextual: []relation.Tuple{tuple("document:plan", "viewer", w.Subject("auditor@acme"))}}
+	if v, err := w.Guard.Explain(t.Context(), w.Acme.Tenant, w.Subject("auditor@acme"), need, brought); err != nil || !v.Allowed {
+		t.Errorf("with a tuple of the question: %+v, %v", v, err)
+	}
+	if _, err := w.Guard.Explain(t.Context(), w.Acme.Tenant, w.Subject("auditor@acme"), need, authz.Asked{Model: "none"}); !errors.Is(err, authz.ErrNoModel) {
+		t.Errorf("an unknown model: %v", err)
+	}
 	if n := events(); n != began+1 {
 		t.Errorf("explaining left %d events", n-began-1)
 	}
-	if _, err := w.Guard.Explain(t.Context(), tenant.New(), w.Subject("nobody@acme"), nil); err == nil {
+	if _, err := w.Guard.Explain(t.Context(), tenant.New(), w.Subject("nobody@acme"), nil, authz.Asked{}); err == nil {
 		t.Error("an unknown tenant was explained")
 	}
 }

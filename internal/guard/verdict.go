@@ -52,6 +52,8 @@ type Request struct {
 	Require       *Requirement // nil asks for authentication and a tenant only
 	Upstream      string       // the id of the upstream's service; empty where nothing is forwarded
 	Explain       bool
+
+	asked authz.Asked // only where a question is explained
 }
 
 // Requirement is the relation that a route asks for.
@@ -81,6 +83,8 @@ type Verdict struct {
 	Model      string
 	Revision   relation.Revision
 	Trace      *authz.Trace // only where Request.Explain asks
+
+	cause error // why there is no decision
 }
 
 // Status is the HTTP status that answers a refusal, at every door that speaks
@@ -161,7 +165,8 @@ func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subj
 	if need == nil || need.People && strings.HasPrefix(subject, string(principal.Service)+":") {
 		return Verdict{Allowed: true, Reason: "authenticated"}
 	}
-	q := authz.Query{Store: graph, Object: object, Relation: need.Relation, Subject: subject, Asked: authz.Asked{Verified: known}, Explain: req.Explain}
+	q := authz.Query{Store: graph, Object: object, Relation: need.Relation, Subject: subject, Asked: req.asked, Explain: req.Explain}
+	q.Verified = known
 	d, err := g.cfg.Authz.Check(ctx, q)
 	visible := need.System
 	if need.Visible != "" && !need.System {
@@ -169,7 +174,7 @@ func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subj
 		seen, errSeen := g.cfg.Authz.Check(ctx, q)
 		visible, err = seen.Allowed, errors.Join(err, errSeen)
 	}
-	v := Verdict{Model: d.Model, Revision: d.Revision, Trace: d.Trace}
+	v := Verdict{Model: d.Model, Revision: d.Revision, Trace: d.Trace, cause: err}
 	switch {
 	case err != nil && fault.KindOf(err) == fault.Unavailable:
 		v.Kind, v.Reason = fault.Unavailable, "decision_unavailable"
@@ -217,13 +222,18 @@ func (v Verdict) within(p *principal.Principal, req *Request) Verdict {
 }
 
 // Explain decides as Check would for a subject of the tenant, with the trace,
-// and records nothing: the caller's own request is the one that is recorded.
-func (g *Guard) Explain(ctx context.Context, t tenant.ID, subject string, need *Requirement) (Verdict, error) {
+// and records nothing: the caller's own request is the one that is recorded. What
+// asked brings along is the caller's word. A question that has no answer is an
+// error, the engine's.
+func (g *Guard) Explain(ctx context.Context, t tenant.ID, subject string, need *Requirement, asked authz.Asked) (Verdict, error) {
 	graph, object, err := g.bind(t, need)
 	if err != nil {
 		return Verdict{}, err
 	}
-	v := g.decide(ctx, graph, object, subject, &Request{Require: need, Explain: true}, nil)
+	v := g.decide(ctx, graph, object, subject, &Request{Require: need, Explain: true, asked: asked}, nil)
+	if v.cause != nil {
+		return Verdict{}, v.cause
+	}
 	v.Enforced = true
 	return v, nil
 }

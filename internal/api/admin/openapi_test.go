@@ -12,7 +12,6 @@ import (
 
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/authz"
-	"bulwark.example/internal/relation"
 )
 
 // TestOpenAPI holds docs/spec/admin-openapi.yaml to the table and to the wire's
@@ -88,7 +87,7 @@ func schemas(t *testing.T, described map[string]yaml.Node) {
 		admin.NewInstallation{}, admin.Installation{}, admin.NewConnection{}, admin.Connection{}, admin.NewModel{}, admin.Model{},
 		admin.NewPolicies{}, admin.Policies{}, authz.PolicyFile{}, authz.Claims{},
 		admin.TupleChange{}, admin.TuplesChanged{}, admin.Question{}, admin.Explained{}, admin.NewRevocation{}, admin.Event{},
-		admin.EventRevision{}, admin.Checkpoint{}, relation.Tuple{},
+		admin.EventRevision{}, admin.Checkpoint{}, admin.Tuple{},
 	} {
 		typ := reflect.TypeOf(v)
 		node, ok := described[typ.Name()]

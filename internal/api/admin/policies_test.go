@@ -14,7 +14,6 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
-	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 )
 
@@ -36,7 +35,7 @@ func policies(ctx context.Context, t *testing.T, w *world) {
 	if diff := cmp.Diff(none, got[admin.Policies](t)(manager.Policies(ctx, "docs"))); diff != "" {
 		t.Errorf("before any (-want +got):\n%s", diff)
 	}
-	granted := []relation.Tuple{{Object: "document:guarded", Relation: "viewer", Subject: "user:@nobody"}}
+	granted := []admin.Tuple{{Object: "document:guarded", Relation: "viewer", Subject: "user:@nobody"}}
 	got[admin.TuplesChanged](t)(manager.WriteTuples(ctx, admin.TupleChange{Writes: granted}))
 	decided := func(want bool) admin.Explained {
 		t.Helper()

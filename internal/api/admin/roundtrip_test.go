@@ -21,7 +21,6 @@ import (
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/jose"
 	"bulwark.example/internal/ledger"
-	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 	"bulwark.example/internal/web"
 )
@@ -283,7 +282,7 @@ func decisions(ctx context.Context, t *testing.T, w *world) {
 	}
 
 	nobody := "user:" + w.ID("nobody@acme")
-	changed := got[admin.TuplesChanged](t)(manager.WriteTuples(ctx, admin.TupleChange{Writes: []relation.Tuple{
+	changed := got[admin.TuplesChanged](t)(manager.WriteTuples(ctx, admin.TupleChange{Writes: []admin.Tuple{
 		{Object: "folder:plans", Relation: "viewer", Subject: "user:@nobody"},
 		{Object: "document:roadmap", Relation: "parent", Subject: "folder:plans"},
 	}}))
@@ -301,16 +300,16 @@ func decisions(ctx context.Context, t *testing.T, w *world) {
 	_, err = manager.Explain(ctx, admin.Question{Subject: "user:@nobody", Relation: "owner", Object: "document:roadmap"})
 	wantKind(t, err, fault.Invalid)
 	for subject, kind := range map[string]fault.Kind{"user:nobody": fault.Invalid, "user:@stranger": fault.NotFound, "service:@notes2": fault.NotFound, "user:@": fault.NotFound, "": fault.Invalid} {
-		_, err = manager.WriteTuples(ctx, admin.TupleChange{Writes: []relation.Tuple{{Object: "folder:plans", Relation: "viewer", Subject: subject}}})
+		_, err = manager.WriteTuples(ctx, admin.TupleChange{Writes: []admin.Tuple{{Object: "folder:plans", Relation: "viewer", Subject: subject}}})
 		wantKind(t, err, kind)
 	}
-	found := all(t, 1, func(p admin.Paging) (admin.Page[relation.Tuple], error) {
+	found := all(t, 1, func(p admin.Paging) (admin.Page[admin.Tuple], error) {
 		return manager.Tuples(ctx, admin.TupleFilter{Subject: "user:@nobody"}, p)
 	})
 	if !cmp.Equal(found, changed.Writes[:1]) {
 		t.Errorf("found %v", found)
 	}
-	if n := len(all(t, 1, func(p admin.Paging) (admin.Page[relation.Tuple], error) {
+	if n := len(all(t, 1, func(p admin.Paging) (admin.Page[admin.Tuple], error) {
 		return manager.Tuples(ctx, admin.TupleFilter{}, p)
 	})); n != 2 {
 		t.Errorf("%d tuples", n)

@@ -2,7 +2,10 @@ package admin
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
+	"strconv"
+	"time"
 
 	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
@@ -95,31 +98,79 @@ func writeTuples(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	writes, err := s.resolve(c, req.Writes)
+	writes, err := s.tuples(c, req.Writes)
 	if err != nil {
 		return answer{}, err
 	}
-	deletes, err := s.resolve(c, req.Deletes)
+	for _, t := range writes {
+		if t.Expires != 0 && t.Expires <= s.Now().UnixNano() {
+			return answer{}, fault.New(fault.Invalid, "the tuple "+t.String()+" has expired already; name a time to come")
+		}
+	}
+	deletes, err := s.tuples(c, req.Deletes)
 	if err != nil {
 		return answer{}, err
+	}
+	for _, t := range deletes {
+		if t != t.Key() {
+			return answer{}, fault.New(fault.Invalid, "a delete names object, relation and user alone")
+		}
 	}
 	rev, err := s.Authz.Write(c.r.Context(), s.change(c, store, "store:"+string(store)), "", authz.Write{Writes: writes, Deletes: deletes})
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(TuplesChanged{Revision: s.Authz.Token(rev), Writes: writes, Deletes: deletes}), nil
+	out := TuplesChanged{Revision: s.Authz.Token(rev)}
+	if out.Writes, err = wired(writes); err != nil {
+		return answer{}, err
+	}
+	if out.Deletes, err = wired(deletes); err != nil {
+		return answer{}, err
+	}
+	return ok(out), nil
 }
 
-// resolve replaces the aliases of the tuples' subjects by ids.
-func (s *server) resolve(c *call, tuples []relation.Tuple) ([]relation.Tuple, error) {
-	out := make([]relation.Tuple, len(tuples))
-	for i, t := range tuples {
+// lastYear is the last whole one that nanoseconds since 1970 reach.
+const lastYear = 2261
+
+// tuples takes tuples over, with ids for the aliases of subjects.
+func (s *server) tuples(c *call, list []Tuple) ([]relation.Tuple, error) {
+	out := make([]relation.Tuple, len(list))
+	for i, t := range list {
 		subject, err := s.subject(c, t.Subject)
 		if err != nil {
 			return nil, err
 		}
-		t.Subject = subject
-		out[i] = t
+		out[i] = relation.Tuple{Object: t.Object, Relation: t.Relation, Subject: subject, Condition: t.Condition}
+		if len(t.Context) > 0 {
+			raw, err := json.Marshal(t.Context)
+			if err != nil {
+				return nil, fault.Wrap(fault.Internal, "a context does not encode", err)
+			}
+			out[i].Context = string(raw)
+		}
+		if !t.Expires.IsZero() {
+			if y := t.Expires.UTC().Year(); y < 1970 || y > lastYear {
+				return nil, fault.New(fault.Invalid, "expires must be a time of the years 1970 to 2261")
+			}
+			out[i].Expires = t.Expires.UnixNano()
+		}
+	}
+	return out, nil
+}
+
+// wired gives tuples out.
+func wired(tuples []relation.Tuple) ([]Tuple, error) {
+	out := make([]Tuple, len(tuples))
+	for i, t := range tuples {
+		values, err := authz.Context([]byte(t.Context))
+		if err != nil {
+			return nil, fault.Wrap(fault.Integrity, "a stored context cannot be read", err)
+		}
+		out[i] = Tuple{Object: t.Object, Relation: t.Relation, Subject: t.Subject, Condition: t.Condition, Context: values}
+		if t.Expires != 0 {
+			out[i].Expires = time.Unix(0, t.Expires).UTC()
+		}
 	}
 	return out, nil
 }
@@ -148,11 +199,15 @@ func readTuples(s *server, c *call) (answer, error) {
 		return answer{}, err
 	}
 	c.about("store:" + string(store))
-	list := make([]relation.Tuple, len(found.Tuples))
+	stored := make([]relation.Tuple, len(found.Tuples))
 	for i, t := range found.Tuples {
-		list[i] = t.Tuple
+		stored[i] = t.Tuple
 	}
-	return ok(Page[relation.Tuple]{Items: list, Next: found.Next}), nil
+	list, err := wired(stored)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(Page[Tuple]{Items: list, Next: found.Next}), nil
 }
 
 func explain(s *server, c *call) (answer, error) {
@@ -175,20 +230,24 @@ func explain(s *server, c *call) (answer, error) {
 	if req.Visible != "" && !relation.ValidRelation(req.Visible) {
 		return answer{}, fault.New(fault.Invalid, "visible must be a relation")
 	}
+	contextual, err := s.tuples(c, req.Contextual)
+	if err != nil {
+		return answer{}, err
+	}
 	v, err := s.Guard.Explain(c.r.Context(), c.tenant, subject, &guard.Requirement{
 		Application: app, Object: req.Object, Relation: req.Relation, Visible: req.Visible,
-	})
-	switch {
-	case err != nil:
+	}, authz.Asked{Model: req.Model, Context: req.Context, Contextual: contextual})
+	if err != nil {
 		return answer{}, err
-	case v.Kind == fault.Unavailable && !v.Allowed:
-		return answer{}, fault.New(fault.Unavailable, "the decision cannot be made now; try again")
-	case v.Trace == nil:
-		typ, _, _ := relation.SplitObject(req.Object) // validated above
-		return answer{}, fault.New(fault.Invalid, "the active model has no relation "+req.Relation+" on "+typ)
 	}
 	c.about(req.Object)
 	c.record.Event.Detail = map[string]string{"asked": subject, "relation": req.Relation}
+	if len(contextual) > 0 {
+		c.record.Event.Detail["contextual"] = strconv.Itoa(len(contextual))
+	}
+	if len(req.Context) > 0 {
+		c.record.Event.Detail["context"] = "given" // its values may be anything about anybody
+	}
 	return ok(Explained{
 		Subject: subject, Relation: req.Relation, Object: req.Object, Allowed: v.Allowed, Reason: v.Reason, Model: v.Model,
 		Revision: s.Authz.Token(v.Revision), Trace: v.Trace, Drawing: v.Trace.String(),

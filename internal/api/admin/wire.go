@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"bulwark.example/internal/authz"
-	"bulwark.example/internal/relation"
 )
 
 // Page is a part of a list. Next is the cursor of the rest, empty at the end.
@@ -208,20 +207,36 @@ type Policies struct {
 	Created     time.Time          `json:"created,omitzero"`
 }
 
+// Tuple says that the user, or whom it stands for, has the relation to the
+// object. One with a condition of the model counts where that holds, one that
+// expires until then. Where a tuple is to be deleted, object, relation and user
+// name it.
+type Tuple struct {
+	Object    string         `json:"object"`
+	Relation  string         `json:"relation"`
+	Subject   string         `json:"user"`
+	Condition string         `json:"condition,omitempty"`
+	Context   map[string]any `json:"context,omitempty"` // values of the condition's parameters
+	Expires   time.Time      `json:"expires,omitzero"`
+}
+
+// String returns "object#relation@user".
+func (t Tuple) String() string { return t.Object + "#" + t.Relation + "@" + t.Subject }
+
 // TupleChange writes and deletes tuples in one step. Subjects of the types user
 // and service are ids, or aliases written as user:@alice.
 type TupleChange struct {
-	Application string           `json:"application,omitempty"`
-	Writes      []relation.Tuple `json:"writes,omitempty"`
-	Deletes     []relation.Tuple `json:"deletes,omitempty"`
+	Application string  `json:"application,omitempty"`
+	Writes      []Tuple `json:"writes,omitempty"`
+	Deletes     []Tuple `json:"deletes,omitempty"`
 }
 
 // TuplesChanged tells what was changed, with aliases resolved, and the
 // consistency token of the change.
 type TuplesChanged struct {
-	Revision string           `json:"revision"`
-	Writes   []relation.Tuple `json:"writes"`
-	Deletes  []relation.Tuple `json:"deletes"`
+	Revision string  `json:"revision"`
+	Writes   []Tuple `json:"writes"`
+	Deletes  []Tuple `json:"deletes"`
 }
 
 // TupleFilter selects tuples; empty fields select all. Object and Subject may
@@ -230,13 +245,19 @@ type TupleFilter struct {
 	Application, Object, Relation, Subject string
 }
 
-// Question asks for an explained decision about a subject of the tenant.
+// Question asks for an explained decision about a subject of the tenant. Context
+// is what the asker claims, for conditions; contextual tuples count for this
+// question as if they were stored.
 type Question struct {
 	Application string `json:"application,omitempty"`
 	Subject     string `json:"subject"`
 	Relation    string `json:"relation"`
 	Object      string `json:"object"`
 	Visible     string `json:"visible,omitempty"` // the relation that a route would ask for visibility
+
+	Model      string         `json:"model,omitempty"` // id of the version to answer by; empty: the one in force
+	Context    map[string]any `json:"context,omitempty"`
+	Contextual []Tuple        `json:"contextual,omitempty"`
 }
 
 // Explained is a decision with its reason.
