@@ -62,6 +62,8 @@ type node struct {
 	authn     *authn.Authenticator
 	guard     *guard.Guard
 
+	ends chan struct{} // holds a word when a tuple was written that ends
+
 	recorded uint64 // size of the newest head beside the list of logs; of the background once it runs
 
 	stop func() // ends the background work and waits for it
@@ -70,7 +72,7 @@ type node struct {
 // openNode wires the engines over the data folder, in the order in which they
 // need each other. The instance must exist.
 func openNode(ctx context.Context, p plan) (n *node, err error) {
-	n = &node{plan: p, stop: func() {}}
+	n = &node{plan: p, ends: make(chan struct{}, 1), stop: func() {}}
 	defer func() {
 		if err != nil {
 			n.close(context.WithoutCancel(ctx))
@@ -167,6 +169,7 @@ func (n *node) apply(b store.Batch) {
 	if n.authz != nil {
 		n.authz.Apply(b.Store, b.Rev, b.Writes, b.Deletes)
 	}
+	n.watchEnds(b)
 	if n.audit != nil {
 		n.audit.Wake()
 	}

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 // with exit codes. Beside testscript's own words there are
 //
 //	exits CODE COMMAND...   runs a command and looks at its exit code
+//	until CODE COMMAND...   runs a command again and again till that is its exit code
 //	await FILE TEXT         waits until the file holds the text
 //	json PATH [NAME]        reads a value of the last output: with NAME into a variable
 func TestScripts(t *testing.T) {
@@ -42,7 +43,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "await": await, "json": jsonValue,
+			"exits": exits, "until": untilExits, "await": await, "json": jsonValue,
 		},
 		RequireExplicitExec: true, RequireUniqueNames: true, ContinueOnError: true,
 	})
@@ -53,16 +54,30 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE COMMAND...")
 	}
-	code := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
+	if code := exitCode(ts, args[1:]); fmt.Sprint(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+func exitCode(ts *testscript.TestScript, args []string) int {
+	if err := ts.Exec(args[0], args[1:]...); err != nil {
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) {
 			ts.Fatalf("%v", err)
 		}
-		code = exit.ExitCode()
+		return exit.ExitCode()
 	}
-	if fmt.Sprint(code) != args[0] {
-		ts.Fatalf("exit code %d, want %s", code, args[0])
+	return 0
+}
+
+func untilExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until CODE COMMAND...")
+	}
+	for deadline := time.Now().Add(time.Minute); fmt.Sprint(exitCode(ts, args[1:])) != args[0]; {
+		if time.Now().After(deadline) {
+			ts.Fatalf("a minute has passed and the exit code was never %s", args[0])
+		}
 	}
 }
 

@@ -75,7 +75,8 @@ type TupleChange struct {
 // Write is one change of a store's tuples. A write of a key that exists and a
 // delete of one that does not have kind [fault.Conflict] and change nothing,
 // unless they are to be ignored. A duplicate is ignored only if condition,
-// context and expiry are the same too.
+// context and expiry are the same too. A delete with an expiry means the tuple
+// with that expiry alone, for [Engine.Expire]; those of [Engine.Write] have none.
 type Write struct {
 	Writes, Deletes []relation.Tuple
 	IgnoreDuplicate bool // OpenFGA's on_duplicate: ignore

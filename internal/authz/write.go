@@ -82,6 +82,24 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, 
 	return e.cfg.Store.WriteTuples(ctx, change, w)
 }
 
+// Expire deletes tuples of any store that have ended, with change's event, at
+// most [MaxWrite]. Each goes only if its end is still the given one: what was
+// granted anew meanwhile stays. Kinds: [fault.Conflict] if one is not there any
+// more or ends at another time, then nothing is changed; [fault.Invalid] for
+// one without an end, [fault.NotFound] for an unknown store.
+func (e *Engine) Expire(ctx context.Context, change ledger.Change, tuples []relation.Tuple) (relation.Revision, error) {
+	if len(tuples) == 0 || len(tuples) > MaxWrite {
+		return relation.Revision{}, fault.New(fault.Invalid, "1 to 100 tuples can expire together")
+	}
+	for _, t := range tuples {
+		if t.Expires == 0 {
+			return relation.Revision{}, fault.New(fault.Invalid, "the tuple "+t.String()+" never expires")
+		}
+	}
+	name(&change.Event, "deletes", tuples)
+	return e.cfg.Store.WriteTuples(ctx, change, Write{Deletes: tuples})
+}
+
 // maxNamed bounds the tuples that an event names, in bytes for each of writes
 // and deletes: an event has a size ([ledger.MaxEvent]). The changelog holds all
 // of them under the event's revision.
