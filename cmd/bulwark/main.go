@@ -57,7 +57,7 @@ type unanswered struct{ error }
 func (e unanswered) Unwrap() error { return e.error }
 
 func commands() []command {
-	return slices.Concat(runCommands(), tokenCommands(), decisionCommands(), directoryCommands(), auditCommands())
+	return slices.Concat(runCommands(), tokenCommands(), decisionCommands(), policyCommands(), directoryCommands(), auditCommands())
 }
 
 func main() {
@@ -234,6 +234,8 @@ func arguments(least, most int) string {
 		return "one argument"
 	case least == most:
 		return fmt.Sprint(least, " arguments")
+	case most < 0 && least == 1:
+		return "one argument or more"
 	case most < 0:
 		return fmt.Sprint(least, " arguments or more")
 	}

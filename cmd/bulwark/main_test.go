@@ -26,7 +26,7 @@ import (
 // (DESIGN section 5).
 func TestEveryCommand(t *testing.T) {
 	t.Parallel()
-	nouns := strings.Fields("config token tuple model tenant user service idp audit")
+	nouns := strings.Fields("config token tuple model policy tenant user service idp audit")
 	verbs := strings.Fields("dev init serve version check explain invite enrol")
 	seen := map[string]bool{}
 	for _, c := range commands() {
@@ -156,7 +156,7 @@ func TestArguments(t *testing.T) {
 	for _, c := range [][2]int{{0, 0}, {1, 1}, {3, 3}, {1, 2}, {1, -1}} {
 		got = append(got, arguments(c[0], c[1]))
 	}
-	want := []string{"flags alone and no arguments", "one argument", "3 arguments", "1 to 2 arguments", "1 arguments or more"}
+	want := []string{"flags alone and no arguments", "one argument", "3 arguments", "1 to 2 arguments", "one argument or more"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

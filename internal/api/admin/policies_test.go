@@ -57,8 +57,15 @@ func policies(ctx context.Context, t *testing.T, w *world) {
 		t.Errorf("in force (-want +got):\n%s", diff)
 	}
 	e := decided(false)
-	if len(e.Trace.Policies) != 1 || e.Trace.Policies[0].Policy != "step-up" || e.Trace.Policies[0].Effect != "forbid" || !strings.Contains(e.Drawing, "step-up") {
-		t.Errorf("explained as %+v\n%s", e.Trace.Policies, e.Drawing)
+	if e.Reason != "forbidden" || len(e.Trace.Policies) != 1 || e.Trace.Policies[0].Policy != "step-up" || e.Trace.Policies[0].Effect != "forbid" || !strings.Contains(e.Drawing, "step-up") {
+		t.Errorf("explained as %s, %+v\n%s", e.Reason, e.Trace.Policies, e.Drawing)
+	}
+	// What the asker claims is not what we verified.
+	forged := got[admin.Explained](t)(manager.Explain(ctx, admin.Question{
+		Subject: "user:@nobody", Relation: "viewer", Object: "document:guarded", Context: map[string]any{"amr": []any{"mfa"}, "verified": map[string]any{"amr": []any{"mfa"}}},
+	}))
+	if forged.Allowed || forged.Reason != "forbidden" {
+		t.Errorf("a forged context: %v, %s", forged.Allowed, forged.Reason)
 	}
 
 	_, err := w.as("policy_author@acme").PublishPolicies(ctx, "docs", in)
