@@ -33,6 +33,28 @@ var bodies = []struct {
 	{&fga.WriteAssertionsRequest{}, `{"assertions":[{"tuple_key":{"user":"user:a","relation":"r","object":"o:1"},"expectation":true}]}`},
 }
 
+// Five fields have other names in JSON than in the files; OpenFGA's clients lose
+// a branch of a tree or model that comes under another.
+func TestNamesOnTheWire(t *testing.T) {
+	t.Parallel()
+	from := &fga.TupleToUserset{Tupleset: &fga.ObjectRelation{Relation: "p"}, ComputedUserset: &fga.ObjectRelation{Relation: "v"}}
+	for _, c := range []struct {
+		message proto.Message
+		want    string
+	}{
+		{&fga.Userset{Userset: &fga.Userset_TupleToUserset{TupleToUserset: from}},
+			`{"tupleToUserset":{"tupleset":{"object":"","relation":"p"},"computedUserset":{"object":"","relation":"v"}}}`},
+		{&fga.Userset{Userset: &fga.Userset_ComputedUserset{ComputedUserset: &fga.ObjectRelation{Relation: "v"}}}, `{"computedUserset":{"object":"","relation":"v"}}`},
+		{&fga.UsersetTree_Leaf{Value: &fga.UsersetTree_Leaf_TupleToUserset{TupleToUserset: &fga.UsersetTree_TupleToUserset{Tupleset: "d:1#p"}}},
+			`{"tupleToUserset":{"tupleset":"d:1#p","computed":[]}}`},
+		{&fga.WriteAuthorizationModelResponse{AuthorizationModelId: "m"}, `{"authorization_model_id":"m"}`},
+	} {
+		if got, err := spell(c.message); err != nil || string(got) != c.want {
+			t.Errorf("%s, %v; want %s", got, err, c.want)
+		}
+	}
+}
+
 // What is read is read whole: spelled again it reads the same, and nothing that
 // follows the reading panics.
 func FuzzDecode(f *testing.F) {

@@ -64,10 +64,12 @@ func send(w http.ResponseWriter, status int, out proto.Message) error {
 	return nil
 }
 
-// spell is compact: protojson puts spaces where it pleases, so that nobody
-// relies on its bytes, and here equal answers have equal ones.
+// spell uses the JSON names of OpenFGA's files, which its clients read and which
+// are not all the fields' own (tupleToUserset). It is compact: protojson puts
+// spaces where it pleases, so that nobody relies on its bytes, and here equal
+// answers have equal ones.
 func spell(m proto.Message) ([]byte, error) {
-	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	raw, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the answer does not encode", err)
 	}
