@@ -119,8 +119,15 @@ func (osFS) Lock(name string) (io.Closer, error) {
 		_ = f.Close()
 		return nil, fault.Wrap(fault.Conflict, "another process has the audit log open", err)
 	}
-	return f, nil
+	return held{f}, nil
 }
+
+// held is a lock. Closing gives it back at once: the file alone would leave it to
+// the last copy of the descriptor, and a process that is being forked at the
+// moment has one until it executes.
+type held struct{ *os.File }
+
+func (h held) Close() error { return errors.Join(unlock(h.File), h.File.Close()) }
 
 // readFile reads a whole small file, at most limit bytes.
 func readFile(fsys FS, name string, limit int64) ([]byte, error) {

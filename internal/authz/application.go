@@ -325,11 +325,15 @@ func (e *Engine) Models(application string) []ModelRecord {
 // [fault.NotFound] for an unknown store, [fault.Unavailable] when it cannot be
 // loaded.
 func (e *Engine) StoreModels(ctx context.Context, store relation.StoreID) ([]ModelRecord, error) {
-	ent, _, err := e.snapshot(ctx, store)
-	if err != nil {
-		return nil, err
+	for {
+		ent, _, err := e.snapshot(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		if models := e.Models(ent.app.name); len(models) > 0 || ent.snap.Load() != nil {
+			return models, nil
+		} // else the store left memory in between, and a free one's models with it
 	}
-	return e.Models(ent.app.name), nil
 }
 
 // application returns the application of the name, an empty one if it is new.

@@ -12,11 +12,7 @@ import (
 // are not read. The error is one of the whole batch: kinds as Check's of store
 // and model.
 func (e *Engine) CheckBatch(ctx context.Context, store relation.StoreID, model string, questions []Query, answer func(int, Decision, error)) (relation.Revision, string, error) {
-	ent, snap, err := e.snapshot(ctx, store)
-	if err != nil {
-		return relation.Revision{}, "", err
-	}
-	b, err := ent.app.bound(model)
+	ent, snap, b, err := e.view(ctx, store, model)
 	if err != nil {
 		return relation.Revision{}, "", err
 	}

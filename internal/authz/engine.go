@@ -186,11 +186,7 @@ func (ev *evaluator) failure(v truth) error {
 
 // ask makes an evaluator for a question about the store.
 func (e *Engine) ask(ctx context.Context, store relation.StoreID, a *Asked) (*evaluator, error) {
-	ent, snap, err := e.snapshot(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	model, err := ent.app.bound(a.Model)
+	ent, snap, model, err := e.view(ctx, store, a.Model)
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,6 @@ type item struct {
 	step   int32 // of the parent's program that led here
 	depth  int32
 	prog   *program
-	caveat uint32 // of the tuple that led here
 }
 
 // grant tells which item was satisfied and how.

@@ -76,23 +76,6 @@ func place(words []uint32, word uint32) (int, bool) {
 	return slices.BinarySearch(words, word)
 }
 
-// all yields every edge in order, its key without the mark.
-func (nd node) all(yield func(key, word, caveat uint32) bool) {
-	for i := 0; i < len(nd); {
-		key, words, caveats, after := nd.next(i)
-		for n, w := range words {
-			var c uint32
-			if caveats != nil {
-				c = caveats[n]
-			}
-			if !yield(key&^guarded, w, c) {
-				return
-			}
-		}
-		i = after
-	}
-}
-
 const pageSize = 1 << 6
 
 // page is the unit of copy-on-write: the nodes of neighbouring entities in one

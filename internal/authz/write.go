@@ -39,17 +39,13 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, 
 	case n > MaxWrite:
 		return relation.Revision{}, fault.New(fault.TooLarge, fmt.Sprintf("one call may change %d tuples at most", MaxWrite))
 	}
-	var app *application
-	if strings.HasPrefix(named, freePrefix) {
-		ent, _, err := e.snapshot(ctx, change.Store) // its models come with it
-		if err != nil {
-			return relation.Revision{}, err
-		}
-		app = ent.app
+	var b *bound
+	var err error
+	if strings.HasPrefix(named, freePrefix) { // its models come with it
+		_, _, b, err = e.view(ctx, change.Store, model)
 	} else {
-		app = e.application(named)
+		b, err = e.application(named).bound(model)
 	}
-	b, err := app.bound(model)
 	if err != nil {
 		return relation.Revision{}, err
 	}
