@@ -64,7 +64,7 @@ func Proto(source string) (*openfga.AuthorizationModel, error) {
 		return parseJSON(source)
 	}
 	if line := strangeLine(source); line > 0 {
-		return nil, invalid(line, "the text must be UTF-8 without control characters, with at most %d parentheses, %d deep", maxParentheses, maxNesting)
+		return nil, errStrange(line)
 	}
 	return transform(dense(source))
 }
@@ -106,6 +106,10 @@ func Source(m *openfga.AuthorizationModel) (string, error) {
 		return "", errLarge
 	}
 	return string(raw), nil
+}
+
+func errStrange(line int) error {
+	return invalid(line, "the text must be UTF-8 without control characters, with at most %d parentheses, %d deep", maxParentheses, maxNesting)
 }
 
 // strangeLine returns the first line that must not reach the parser; 0 if none.
@@ -162,6 +166,11 @@ func transform(dsl string, number []int) (proto *openfga.AuthorizationModel, err
 	if err == nil {
 		return proto, nil
 	}
+	return nil, syntaxFault(err, number)
+}
+
+// syntaxFault words the first error of the language's parser.
+func syntaxFault(err error, number []int) error {
 	first := err
 	var many *transformer.OpenFgaDslSyntaxMultipleError
 	if errors.As(err, &many) && len(many.Errors) > 0 {
@@ -170,11 +179,11 @@ func transform(dsl string, number []int) (proto *openfga.AuthorizationModel, err
 	if parts := syntaxError.FindStringSubmatch(first.Error()); parts != nil {
 		line, _ := strconv.Atoi(parts[1]) // counted from 0 there
 		if line < len(number) {
-			return nil, invalid(number[line], "%s", reason(parts[3]))
+			return invalid(number[line], "%s", reason(parts[3]))
 		}
-		return nil, invalid(1, "%s", reason(parts[3]))
+		return invalid(1, "%s", reason(parts[3]))
 	}
-	return nil, fault.Wrap(fault.Invalid, "the model cannot be read: its syntax is broken", err)
+	return fault.Wrap(fault.Invalid, "the model cannot be read: its syntax is broken", err)
 }
 
 // reason makes the parser's message fit for one line.
