@@ -8,12 +8,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"bulwark.example/internal/api/admin"
-	"bulwark.example/internal/fault"
 )
 
 func decisionCommands() []command {
@@ -23,7 +21,9 @@ func decisionCommands() []command {
 		{"tuple write", "OBJECT RELATION SUBJECT", "grant: add a relation tuple", writeTuple()},
 		{"tuple delete", "OBJECT RELATION SUBJECT", "take a relation tuple away", deleteTuple()},
 		{"tuple read", "[--object O] [--relation R] [--subject S]", "list relation tuples", readTuples()},
-		{"model publish", "FILE", "put a model (OpenFGA language) in force", publishModel()},
+		{"model test", "FILE...", "run model tests (.fga.yaml) without a server: exit 0 all hold, 1 not", runModelTest},
+		{"model validate", "FILE", "look at a model without publishing it: exit 0 good, 1 bad", runModelValidate},
+		{"model publish", "FILE", "put a model (OpenFGA language, or its fga.mod) in force", publishModel()},
 		{"model list", "", "list the versions of the model", listModels()},
 		{"model show", "ID", "print one version", showModel()},
 	}
@@ -175,11 +175,11 @@ func publishModel() func(context.Context, *call) error {
 	return verb[admin.Model]{
 		as: "olga@platform", least: 1, most: 1,
 		do: func(ctx context.Context, c *admin.Client, args []string) (admin.Model, error) {
-			text, err := os.ReadFile(args[0])
+			source, err := readModel(args[0])
 			if err != nil {
-				return admin.Model{}, fault.Wrap(fault.Invalid, "the model cannot be read: "+args[0], err)
+				return admin.Model{}, err
 			}
-			return c.PublishModel(ctx, admin.NewModel{DSL: string(text)})
+			return c.PublishModel(ctx, admin.NewModel{DSL: source})
 		},
 		human: func(w io.Writer, m admin.Model) { fmt.Fprintf(w, "model %s of %s is in force\n", m.ID, m.Application) },
 	}.run

@@ -40,6 +40,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("DATA", filepath.Join(short, "d"))
 			env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 			env.Setenv("BULWARK_PROFILE", "")
+			models, err := filepath.Abs("../../docs/models")
+			if err != nil {
+				return err
+			}
+			env.Setenv("MODELS", models)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
