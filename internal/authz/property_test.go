@@ -48,8 +48,10 @@ func TestAgainstReference(t *testing.T) {
 		}
 	})
 	t.Logf("%d graphs, %d with a valid model, %d questions: %v", c.graphs, c.valid, c.questions, c.tally)
-	// Shares, not counts: -short lets rapid draw a fifth of its runs.
-	if c.valid*3 < c.graphs || c.tally["allow"]*20 < c.questions || c.tally["deny"]*20 < c.questions || c.tally["error"]*1000 < c.questions {
+	// Shares, not counts: -short lets rapid draw a fifth of its runs. A question
+	// in error is rare; some hundred of them need not hold one.
+	if c.valid*3 < c.graphs || c.tally["allow"]*20 < c.questions || c.tally["deny"]*20 < c.questions ||
+		c.questions > 5000 && c.tally["error"]*1000 < c.questions {
 		t.Errorf("too few cases to mean something")
 	}
 }
