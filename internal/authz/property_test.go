@@ -3,7 +3,10 @@ package authz
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,6 +15,7 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/schema"
 )
 
 // outcome spells the engine's answer in the reference's words.
@@ -31,27 +35,40 @@ func outcome(d Decision, err error) string {
 	return err.Error()
 }
 
+// cases is how many questions the comparison with the reference puts.
+// BULWARK_TEST_CASES sets another number; short runs and the race detector, under
+// which one question costs ten times as much, have a tenth.
+func cases(t *testing.T) int {
+	if text := os.Getenv("BULWARK_TEST_CASES"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			t.Fatalf("BULWARK_TEST_CASES is %q", text)
+		}
+		return n
+	}
+	if raced || testing.Short() {
+		return 500
+	}
+	return 5000
+}
+
 // Random models, tuples, contextual tuples and questions: the engine answers as
 // the reference does, with a trace that proves what it says; lists hold exactly
-// what Check allows. Each of rapid's runs (100 by default) takes some graphs
-// through a load, writes and questions.
+// what Check allows, and Expand has the tree that the definition is. Each of
+// rapid's runs takes a graph through a load, writes and questions; they go on
+// until there are as many cases as were asked for. A case is one question, in
+// each of its forms.
 func TestAgainstReference(t *testing.T) {
 	t.Parallel()
 	c := &comparison{tally: map[string]int{}}
-	graphs := 10
-	if raced {
-		graphs = 1 // one goroutine: nothing to race with
+	for want := cases(t); c.questions < want; {
+		rapid.Check(t, c.graph)
 	}
-	rapid.Check(t, func(rt *rapid.T) {
-		for range graphs {
-			c.graph(rt)
-		}
-	})
-	t.Logf("%d graphs, %d with a valid model, %d questions: %v", c.graphs, c.valid, c.questions, c.tally)
-	// Shares, not counts: -short lets rapid draw a fifth of its runs. A question
-	// in error is rare; some hundred of them need not hold one.
+	t.Logf("%d cases of %d graphs, of which %d have a valid model: %v", c.questions, c.graphs, c.valid, c.tally)
+	// Shares, not counts: short runs draw fewer. A question in error is rare; some
+	// hundred of them need not hold one.
 	if c.valid*3 < c.graphs || c.tally["allow"]*20 < c.questions || c.tally["deny"]*20 < c.questions ||
-		c.questions > 5000 && c.tally["error"]*1000 < c.questions {
+		c.questions >= 5000 && c.tally["error"]*1000 < c.questions {
 		t.Errorf("too few cases to mean something")
 	}
 }
@@ -144,6 +161,13 @@ func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tup
 	if want == "invalid" {
 		return
 	}
+	x, err := w.Expand(context.Background(), ExpandQuery{Store: w.store, Object: q.Object, Relation: q.Relation, Asked: asked})
+	if err != nil {
+		fatal("expand %s: %v", q, err)
+	}
+	if got, want := spelled(x.Root), g.expanded(q.Object, q.Relation); got != want {
+		fatal("expand %s: %s, the reference says %s", q, got, want)
+	}
 	typ := typeOf(q.Object)
 	{
 		want := g.objects(typ, q.Relation, q.Subject)
@@ -160,6 +184,65 @@ func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tup
 			fatal("users %s#%s of %s %s: %v, the reference says %v", typeOf(object), userset, q.Object, q.Relation, got, want)
 		}
 	}
+}
+
+// spelled writes an engine's tree as refGraph.expanded does.
+func spelled(x Expanded) string {
+	s := x.Name + " = "
+	switch x.Op {
+	case schema.Direct:
+		return s + fmt.Sprintf("users %q", x.Users)
+	case schema.Computed:
+		return s + fmt.Sprintf("computed %q", x.Computed)
+	case schema.FromTuple:
+		return s + fmt.Sprintf("from %s %q", x.Tupleset, x.Computed)
+	}
+	s += map[schema.Op]string{schema.Union: "or", schema.All: "and", schema.Except: "not"}[x.Op]
+	for _, o := range x.Operands {
+		s += " (" + spelled(o) + ")"
+	}
+	return s
+}
+
+// expanded is the tree that a relation's definition is, with the tuples of the
+// object alone: a leaf names the subjects of its tuples, the relation that it is
+// computed of, or that relation of each parent whose type has it. Conditions and
+// expiries do not count, type restrictions do.
+func (g *refGraph) expanded(object, rel string) string {
+	subjects := func(rel string) []string {
+		var out []string
+		for _, t := range g.tuples {
+			if t.Object == object && t.Relation == rel && g.valid(t) && !slices.Contains(out, t.Subject) {
+				out = append(out, t.Subject)
+			}
+		}
+		slices.Sort(out)
+		return out
+	}
+	var node func(r refRewrite) string
+	node = func(r refRewrite) string {
+		s := object + "#" + rel + " = "
+		switch r.op {
+		case "this":
+			return s + fmt.Sprintf("users %q", subjects(rel))
+		case "computed":
+			return s + fmt.Sprintf("computed %q", []string{object + "#" + r.relation})
+		case "from":
+			var computed []string
+			for _, parent := range subjects(r.tupleset) {
+				if g.m.defs[typeOf(parent)][r.relation] != nil {
+					computed = append(computed, parent+"#"+r.relation)
+				}
+			}
+			return s + fmt.Sprintf("from %s %q", object+"#"+r.tupleset, computed)
+		}
+		s += r.op
+		for _, o := range r.operands {
+			s += " (" + node(o) + ")"
+		}
+		return s
+	}
+	return node(g.m.defs[typeOf(object)][rel].rewrite)
 }
 
 // proves checks that the trace of an allow is a chain of valid stored tuples
