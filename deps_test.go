@@ -12,7 +12,7 @@ import (
 // floors orders the house (docs/architecture.md). A package imports only from
 // floors below its own, and within its floor only what neighbours allows.
 const floors = `
-0: tenant principal fault secret relation envelope jose ledger
+0: tenant principal fault secret relation envelope jose ledger archive
 1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence
 2: store store/sqlite store/sqlite/powervfs store/postgres store/blob store/storetest isolation outgoing
 3: guardtest web api/oidc api/openfga api/authzen api/awskms api/extauthz api/admin gateway console
@@ -21,11 +21,11 @@ const floors = `
 
 // neighbours lists who may import whom on the same floor: "a < b" lets b import a.
 const neighbours = `
-fault < secret tenant relation envelope jose principal ledger
+fault < secret tenant relation envelope jose principal ledger archive
 secret < envelope jose
 tenant < principal ledger envelope
 jose < principal          # one reader of the claims of our own tokens
-relation < ledger
+relation < ledger archive
 
 schema condition policy < authz
 directory < authn         # authn asks for connections and revocations in the directory's words (docs/design/0001)

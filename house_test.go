@@ -292,7 +292,7 @@ func TestWhoMayMakeATenantID(t *testing.T) {
 // vocabulary does no I/O at all.
 func TestFloorsAreQuiet(t *testing.T) {
 	t.Parallel()
-	floor0 := strings.Fields("tenant principal fault secret relation envelope jose ledger")
+	floor0 := strings.Fields("tenant principal fault secret relation envelope jose ledger archive")
 	floor1 := strings.Fields("schema condition policy route authn authz directory kms sts audit guard evidence")
 	eachFile(t, func(f sourceFile) {
 		if f.test {

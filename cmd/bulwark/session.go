@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -29,7 +30,12 @@ import (
 // data folder, or an enrolled profile.
 type session struct {
 	data, as, profile string
+
+	patience time.Duration // how long an answer may take to begin; zero: [patience]
 }
+
+// patience is how long a command waits for an answer to begin.
+const patience = 30 * time.Second
 
 // flags adds the flags that every client command has.
 func (s *session) flags(f *flag.FlagSet, as string) {
@@ -50,7 +56,7 @@ type remote struct {
 // default profile.
 func (s *session) open() (*remote, error) {
 	if s.profile != "" {
-		return openProfile(s.profile)
+		return openProfile(s.profile, s.patience)
 	}
 	state, err := readState(s.data)
 	if err == nil {
@@ -59,7 +65,7 @@ func (s *session) open() (*remote, error) {
 	if s.data != defaultData || fault.KindOf(err) == fault.Integrity {
 		return nil, err
 	}
-	r, err := openProfile(defaultProfile)
+	r, err := openProfile(defaultProfile, s.patience)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.Invalid, "whom to ask? No `bulwark dev` keeps its data in "+defaultData+" here: start one, or name its folder with --data"+
 			"; or name a profile with --profile ("+profileNames()+")")
@@ -67,12 +73,12 @@ func (s *session) open() (*remote, error) {
 	return r, err
 }
 
-func openProfile(name string) (*remote, error) {
+func openProfile(name string, wait time.Duration) (*remote, error) {
 	p, err := readProfile(name)
 	if err != nil {
 		return nil, err
 	}
-	client, err := dial(p.API, []byte(p.CA))
+	client, err := dialFor(p.API, []byte(p.CA), wait)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +92,7 @@ func (s *session) openDev(state *devState) (*remote, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Unavailable, "dev's certificate authority cannot be read", err)
 	}
-	client, err := dial(state.API, ca)
+	client, err := dialFor(state.API, ca, s.patience)
 	if err != nil {
 		return nil, err
 	}
@@ -96,12 +102,15 @@ func (s *session) openDev(state *devState) (*remote, error) {
 }
 
 // dial makes a client that reaches the one server that the person named.
-func dial(api string, ca []byte) (*outgoing.Client, error) {
+func dial(api string, ca []byte) (*outgoing.Client, error) { return dialFor(api, ca, 0) }
+
+// dialFor is dial for answers that may take longer to begin.
+func dialFor(api string, ca []byte, wait time.Duration) (*outgoing.Client, error) {
 	u, err := url.Parse(api)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || strings.TrimSuffix(u.Path, "/") != "" {
 		return nil, usageError("the API's address must be https://host:port alone")
 	}
-	cfg := outgoing.Config{Allow: []string{u.Hostname()}, Timeout: 30 * time.Second}
+	cfg := outgoing.Config{Allow: []string{u.Hostname()}, Timeout: cmp.Or(wait, patience)}
 	if a, err := netip.ParseAddr(u.Hostname()); err == nil {
 		cfg.Allow = []string{netip.PrefixFrom(a, a.BitLen()).String()}
 	}

@@ -45,7 +45,15 @@ func (v verb[T]) run(ctx context.Context, c *call) error {
 // client reads the flags of a command that asks the admin API, and opens its
 // client.
 func (c *call) client(as string, least, most int, more func(*flag.FlagSet)) (*admin.Client, []string, error) {
-	var s session
+	r, args, err := c.remote(&session{}, as, least, most, more)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.admin(), args, nil
+}
+
+// remote reads the flags of a command that asks a server, and finds it.
+func (c *call) remote(s *session, as string, least, most int, more func(*flag.FlagSet)) (*remote, []string, error) {
 	f := c.flags()
 	s.flags(f, as)
 	if more != nil {
@@ -56,13 +64,15 @@ func (c *call) client(as string, least, most int, more func(*flag.FlagSet)) (*ad
 		return nil, nil, err
 	}
 	r, err := s.open()
-	if err != nil {
-		return nil, nil, err
-	}
+	return r, args, err
+}
+
+// admin returns a client of the server's admin API.
+func (r *remote) admin() *admin.Client {
 	return admin.NewClient(admin.ClientConfig{
 		URL: r.api, HTTP: r.http,
 		Token: func(ctx context.Context) (string, error) { return r.token(ctx, "admin") },
-	}), args, nil
+	})
 }
 
 // done is what commands print that change something and get nothing back.

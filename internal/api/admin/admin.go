@@ -17,6 +17,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -105,6 +106,8 @@ func table() []route {
 
 		{changes, "POST", "/tuples", "tuple.write", "can_write_tuples", own, writeTuples},
 		{reads, "GET", "/tuples", "tuple.read", "can_read_tuples", own, readTuples},
+		{reads, "GET", "/stores/{store}/backup", "store.backup", "can_read_tuples", own, backupStore},
+		{changes, "POST", "/stores/restore", "store.restore", "can_write_tuples", own, restoreStore},
 		{reads, "POST", "/explain", "decision.explain", "can_explain", own, explain},
 
 		{reads, "GET", "/audit/events", "audit.query", "can_read_audit", own, queryAudit},
@@ -125,6 +128,7 @@ type Config struct {
 	Guard     *guard.Guard
 	Directory *directory.Directory
 	Authz     *authz.Engine
+	Copies    authz.Copies // what backups are made from
 	Keys      Keys
 	Audit     *audit.Log
 	AuditDir  string        // of the log: where queries read
@@ -135,24 +139,36 @@ type Config struct {
 
 type server struct {
 	Config
-	door    *web.Limiter
-	readers readers
+	door      *web.Limiter
+	readers   readers
+	transfers readers // backups and restores
 }
 
 // New returns the server: a handler for every path below [Base].
 func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, door: web.NewLimiter(web.LimiterConfig{
 		Burst: 10, Refill: 6 * time.Second, Networks: 4096, Now: cfg.Now,
-	}), readers: readers{of: map[tenant.ID]int{}}}
+	}), readers: newReaders(maxReaders, "reads the audit log"), transfers: newReaders(maxTransfers, "backs up or restores stores")}
 	m := newMux(cfg)
+	large := web.NewMux(web.Config{Logger: cfg.Logger, MaxBody: maxArchive, Timeout: transferTime})
 	for _, rt := range table() {
 		serve := s.guarded(rt)
 		if rt.effect == opens {
 			serve = s.open(rt)
 		}
+		if strings.HasPrefix(rt.pattern, transferPaths) {
+			large.Handle(rt.method+" "+Base+rt.pattern, serve)
+			continue
+		}
 		m.Handle(rt.method+" "+Base+rt.pattern, serve)
 	}
-	return m
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, Base+transferPaths) {
+			large.ServeHTTP(w, r)
+			return
+		}
+		m.ServeHTTP(w, r)
+	})
 }
 
 func newMux(cfg Config) *web.Mux { return web.NewMux(web.Config{Logger: cfg.Logger}) }

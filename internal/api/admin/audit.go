@@ -237,19 +237,27 @@ func (p *place) passed(ev ledger.Stored) bool {
 // may walk all of it.
 const maxReaders = 4
 
-// readers counts the tenants' readings. It is safe for concurrent use.
+// readers counts what the tenants have running of one kind. It is safe for
+// concurrent use.
 type readers struct {
+	most int    // of one tenant at a time
+	does string // what the tenant does, for the refusal
+
 	mu sync.Mutex
 	of map[tenant.ID]int
 }
 
-// enter begins a reading; leave ends it. Kind Exhausted when the tenant has
-// enough of them.
+func newReaders(most int, does string) readers {
+	return readers{most: most, does: does, of: map[tenant.ID]int{}}
+}
+
+// enter begins one; leave ends it. Kind Exhausted when the tenant has enough of
+// them.
 func (r *readers) enter(t tenant.ID) (leave func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.of[t] == maxReaders {
-		return nil, fault.New(fault.Exhausted, "your tenant reads the audit log several times already; wait for one to end")
+	if r.of[t] == r.most {
+		return nil, fault.New(fault.Exhausted, "your tenant "+r.does+" several times already; wait for one to end")
 	}
 	r.of[t]++
 	return func() {

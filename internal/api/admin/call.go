@@ -24,6 +24,7 @@ type answer struct {
 	status int
 	body   any
 	stream func(context.Context, http.ResponseWriter) error // instead of a body
+	drop   func()                                           // gives back what stream needs, also where it is not called
 }
 
 func ok(body any) answer      { return answer{status: http.StatusOK, body: body} }
@@ -72,6 +73,9 @@ func (s *server) guarded(rt route) web.Handler {
 		defer func() { _ = rec.Close(context.WithoutCancel(r.Context())) }()
 
 		out, err := s.run(rt, c)
+		if out.drop != nil {
+			defer out.drop()
+		}
 		if err == nil && rt.effect == reads {
 			rec.Event.Class, rec.Event.Decision, rec.Event.Reason = ledger.AdminRead, c.begun.Decision, c.begun.Reason
 		}

@@ -339,6 +339,63 @@ func (c *Client) Tuples(ctx context.Context, f TupleFilter, p Paging) (Page[Tupl
 	}, p)
 }
 
+// Backup returns an archive of one of the tenant's stores, which [archive.NewReader]
+// reads. The caller closes it; what comes is whole if the archive says so.
+func (c *Client) Backup(ctx context.Context, store string) (io.ReadCloser, error) {
+	resp, err := c.open(ctx, http.MethodGet, at("/stores/", store, "/backup"), "", nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// Restore fills a store from an archive.
+func (c *Client) Restore(ctx context.Context, archive io.Reader, into RestoreInto) (out Restored, err error) {
+	q := url.Values{}
+	if into.Name != "" {
+		q.Set("name", into.Name)
+	}
+	if into.Application != "" {
+		q.Set("application", into.Application)
+	}
+	resp, err := c.open(ctx, http.MethodPost, "/stores/restore?"+q.Encode(), archiveType, archive)
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(&out); err != nil {
+		return out, fault.Wrap(fault.Unavailable, "the answer is not one of this API", err)
+	}
+	return out, nil
+}
+
+// open sends a request whose body or answer is a stream. An answer that refuses
+// is an error.
+func (c *Client) open(ctx context.Context, method, path, kind string, body io.Reader) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, c.cfg.URL+Base+path, body)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "the server's address is not a URL", err)
+	}
+	if kind != "" {
+		r.Header.Set("Content-Type", kind)
+	}
+	token, err := c.cfg.Token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Authorization", "Bearer "+token)
+	resp, err := c.cfg.HTTP.Do(r)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "the server cannot be reached", err)
+	}
+	if resp.StatusCode/100 != 2 {
+		defer func() { _ = resp.Body.Close() }()
+		answer, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // what came says enough
+		return nil, web.ReadProblem(resp.StatusCode, answer)
+	}
+	return resp, nil
+}
+
 // Explain decides for a subject of the tenant and says why.
 func (c *Client) Explain(ctx context.Context, in Question) (Explained, error) {
 	return post[Explained](ctx, c, "/explain", in)
@@ -387,24 +444,11 @@ func (c *Client) Export(ctx context.Context, f EventFilter, follow bool, w io.Wr
 
 // exportPart reads one answer and sets where the next one begins.
 func (c *Client) exportPart(ctx context.Context, q url.Values, w io.Writer) (more bool, err error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.cfg.URL+Base+"/audit/export?"+q.Encode(), nil)
-	if err != nil {
-		return false, fault.Wrap(fault.Invalid, "the server's address is not a URL", err)
-	}
-	token, err := c.cfg.Token(ctx)
+	resp, err := c.open(ctx, http.MethodGet, "/audit/export?"+q.Encode(), "", nil)
 	if err != nil {
 		return false, err
 	}
-	r.Header.Set("Authorization", "Bearer "+token)
-	resp, err := c.cfg.HTTP.Do(r)
-	if err != nil {
-		return false, fault.Wrap(fault.Unavailable, "the server cannot be reached", err)
-	}
 	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // what came says enough
-		return false, web.ReadProblem(resp.StatusCode, body)
-	}
 	if _, err := io.Copy(w, resp.Body); err != nil {
 		return false, fault.Wrap(fault.Unavailable, "the export broke off; what was written is whole lines and not all", err)
 	}

@@ -86,7 +86,7 @@ func schemas(t *testing.T, described map[string]yaml.Node) {
 		admin.NewUser{}, admin.User{}, admin.Role{}, admin.NewService{}, admin.Service{}, admin.NewKey{}, admin.Key{}, admin.Grant{},
 		admin.NewInstallation{}, admin.Installation{}, admin.NewConnection{}, admin.Connection{}, admin.NewModel{}, admin.Model{},
 		admin.NewPolicies{}, admin.Policies{}, authz.PolicyFile{}, authz.Claims{},
-		admin.TupleChange{}, admin.TuplesChanged{}, admin.Question{}, admin.Explained{}, admin.NewRevocation{}, admin.Event{},
+		admin.TupleChange{}, admin.TuplesChanged{}, admin.Restored{}, admin.Question{}, admin.Explained{}, admin.NewRevocation{}, admin.Event{},
 		admin.EventRevision{}, admin.Checkpoint{}, admin.Tuple{},
 	} {
 		typ := reflect.TypeOf(v)

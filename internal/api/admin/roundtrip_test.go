@@ -79,6 +79,7 @@ func TestEveryCall(t *testing.T) {
 	t.Run("services", func(t *testing.T) { services(ctx, t, w) })
 	t.Run("connections", func(t *testing.T) { connections(ctx, t, w) })
 	t.Run("decisions", func(t *testing.T) { decisions(ctx, t, w) })
+	t.Run("transfers", func(t *testing.T) { transfers(ctx, t, w) })
 	t.Run("policies", func(t *testing.T) { policies(ctx, t, w) })
 	t.Run("revocations", func(t *testing.T) { revocations(ctx, t, w) })
 	t.Run("audit", func(t *testing.T) { auditing(ctx, t, w) })

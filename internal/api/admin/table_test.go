@@ -14,6 +14,7 @@ import (
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
 	"bulwark.example/internal/web"
 )
 
@@ -39,7 +40,7 @@ func holder(rt admin.Row, home string) string {
 }
 
 // props are things of one tenant that routes can name.
-type props struct{ user, service, kid, role, connection, model, tenant, event, audience string }
+type props struct{ user, service, kid, role, connection, model, tenant, event, audience, store string }
 
 // stock makes one of each in a tenant.
 func (w *world) stock(t *directory.Tenant) props {
@@ -57,13 +58,14 @@ func (w *world) stock(t *directory.Tenant) props {
 	}))
 	m, _ := w.Authz.ActiveModel("docs")
 	event := w.Events(audit.Filter{Tenant: t.Tenant.String(), Action: "connection.create"}, func(all []ledger.Event) bool { return len(all) > 0 })[0]
-	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String(), event.ID, "gateway"}
+	store := got[relation.StoreID](w.T)(w.Directory.DefaultGraph(t.Tenant, "docs"))
+	return props{user.ID, service.ID, kid, "approver", connection.ID, m.ID(), t.Tenant.String(), event.ID, "gateway", string(store)}
 }
 
 // path fills the pattern's variables.
 func (p props) path(rt admin.Row) string {
 	return admin.Base + strings.NewReplacer("{user}", p.user, "{service}", p.service, "{kid}", p.kid, "{role}", p.role,
-		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience, "{application}", "docs").Replace(rt.Pattern)
+		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience, "{store}", p.store, "{application}", "docs").Replace(rt.Pattern)
 }
 
 // bodies has a good body for every route that takes one.
@@ -83,6 +85,7 @@ func (w *world) bodies() map[string]string {
 		"model.publish":       string(got[[]byte](w.T)(json.Marshal(admin.NewModel{DSL: guardtest.Docs}))),
 		"policy.publish":      `{"files":[{"name":"a.cedar","text":"forbid (principal, action, resource);"}]}`,
 		"tuple.write":         `{"writes":[{"user":"user:@nobody","relation":"viewer","object":"folder:x"}]}`,
+		"store.restore":       `no archive`,
 		"decision.explain":    `{"subject":"user:@nobody","relation":"viewer","object":"folder:x"}`,
 		"credential.revoke":   `{"kind":"token","value":"x"}`,
 	}

@@ -245,6 +245,26 @@ type TupleFilter struct {
 	Application, Object, Relation, Subject string
 }
 
+// Restored is a store that was filled from an archive, with the consistency token
+// of its first moment. LeftOut counts tuples that the model in force of a default
+// store does not take, of which First is one.
+type Restored struct {
+	Store      string `json:"store"`
+	Name       string `json:"name"` // of a default store: its application
+	Revision   string `json:"revision"`
+	Digest     string `json:"digest"` // of the archive
+	Models     int    `json:"models"`
+	Assertions int    `json:"assertions"`
+	Tuples     int    `json:"tuples"`
+	LeftOut    int    `json:"left_out,omitempty"`
+	First      string `json:"first_left_out,omitempty"`
+}
+
+// RestoreInto says where an archive goes: into a new free store of the name (of
+// the archive's where there is none), or into the tenant's default store of the
+// application, which must be empty.
+type RestoreInto struct{ Name, Application string }
+
 // Question asks for an explained decision about a subject of the tenant. Context
 // is what the asker claims, for conditions; contextual tuples count for this
 // question as if they were stored.

@@ -28,7 +28,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{World: guardtest.New(t)}
 	w.cfg = admin.Config{
-		Guard: w.Guard, Directory: w.Directory, Authz: w.Authz, Keys: w.Keyring, Audit: w.Audit, AuditDir: w.AuditDir, LogKey: w.LogKey,
+		Guard: w.Guard, Directory: w.Directory, Authz: w.Authz, Copies: w.Store.Copies(), Keys: w.Keyring, Audit: w.Audit, AuditDir: w.AuditDir, LogKey: w.LogKey,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: w.Now,
 	}
 	w.serve(admin.New(w.cfg))

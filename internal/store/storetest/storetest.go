@@ -41,6 +41,7 @@ type Engines interface {
 	Tuples() authz.Store
 	Archive() authz.Archive
 	Outbox() audit.Outbox
+	Copies() authz.Copies
 }
 
 // Logs is the append-only list of audit logs.
@@ -92,6 +93,7 @@ func Run(t *testing.T, open Open) {
 		"ReadChanges":     testReadChanges,
 		"MixedChanges":    testMixedChanges,
 		"Assertions":      testAssertions,
+		"Copies":          testCopies,
 		"AuditLogs":       testAuditLogs,
 		"Dense":           testDense,
 		"GroupCommit":     testGroupCommit,

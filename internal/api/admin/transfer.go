@@ -1,0 +1,310 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"bulwark.example/internal/archive"
+	"bulwark.example/internal/authz"
+	"bulwark.example/internal/directory"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/web"
+)
+
+// The routes that move archives have bounds of their own.
+const (
+	transferPaths = "/stores/"
+	archiveType   = "application/gzip"
+	maxArchive    = 1 << 30 // bytes as they are sent: tens of millions of tuples
+	transferTime  = 30 * time.Minute
+	maxTransfers  = 2 // of a tenant at a time: each keeps an archive on the disk
+)
+
+// spool is a file without a name, so that nothing is left whatever ends first. An
+// archive waits in it: a slow reader does not hold the store's snapshot open,
+// and an archive is known to be whole before anything of it is used.
+func spool() (*os.File, error) {
+	f, err := os.CreateTemp("", "bulwark-archive-")
+	if err == nil {
+		err = os.Remove(f.Name())
+	}
+	if err != nil {
+		return nil, errSpool(err)
+	}
+	return f, nil
+}
+
+func errSpool(err error) error {
+	return fault.Wrap(fault.Unavailable, "the server cannot keep the archive for the time of its transfer; its temporary folder is full or not there", err)
+}
+
+// backupStore answers with an archive of one of the tenant's stores. Of a default
+// store it holds the model in force; proposals may be another tenant's, and
+// policies are the operator's.
+func backupStore(s *server, c *call) (answer, error) {
+	g, err := s.graph(c, relation.StoreID(c.r.PathValue("store")))
+	if err != nil {
+		return answer{}, err
+	}
+	c.about("store:" + string(g.ID))
+	leave, err := s.transfers.enter(c.tenant)
+	if err != nil {
+		return answer{}, err
+	}
+	f, err := spool()
+	if err != nil {
+		leave()
+		return answer{}, err
+	}
+	out := answer{drop: func() { _ = f.Close(); leave() }} // it has no name: there is nothing to lose
+	h, digest, err := s.copyStore(c.r.Context(), g, f)
+	if err != nil {
+		return out, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return out, errSpool(err)
+	}
+	c.record.Event.Revision = relation.Revision{Epoch: h.Epoch, Store: g.ID, Rev: h.Revision}
+	c.record.Event.Detail = map[string]string{"digest": digest, "tuples": strconv.Itoa(h.Tuples), "models": strconv.Itoa(h.Models)}
+	out.stream = func(_ context.Context, w http.ResponseWriter) error {
+		w.Header().Set("Content-Type", archiveType)
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		w.WriteHeader(http.StatusOK)
+		_, _ = io.Copy(w, f) // a client that is gone sees that less came than was said
+		return nil
+	}
+	return out, nil
+}
+
+// graph is a store that the tenant may know of.
+func (s *server) graph(c *call, id relation.StoreID) (*directory.Graph, error) {
+	g, err := s.Directory.Graph(c.tenant, id)
+	if err == nil && g.Kind == directory.SystemGraph {
+		err = fault.New(fault.NotFound, "no such store") // word for word what an absent one gives
+	}
+	return g, err
+}
+
+// copyStore writes an archive of the store.
+func (s *server) copyStore(ctx context.Context, g *directory.Graph, w io.Writer) (h archive.Header, digest string, err error) {
+	var out *archive.Writer
+	begin := func(in authz.Contents) (err error) {
+		if g.Kind == directory.DefaultGraph {
+			in.Models = slices.DeleteFunc(s.Authz.Models(g.Application), func(m authz.ModelRecord) bool { return !m.Active })
+		}
+		known := map[string]bool{}
+		for _, m := range in.Models {
+			known[m.ID] = true
+		}
+		var asserted []string
+		for model := range in.Assertions {
+			if known[model] {
+				asserted = append(asserted, model)
+			}
+		}
+		slices.Sort(asserted)
+		h = archive.Header{
+			Store: g.ID, Kind: string(g.Kind), Name: g.Name, Application: g.Application, Epoch: in.Revision.Epoch, Revision: in.Revision.Rev,
+			Made: s.Now().UTC(), Models: len(in.Models), Assertions: len(asserted), Tuples: in.Tuples,
+		}
+		if out, err = archive.NewWriter(w, h); err != nil {
+			return err
+		}
+		for _, m := range in.Models {
+			if err := out.Model(archive.Model{ID: m.ID, Active: m.Active, Created: m.Created, Source: m.Source}); err != nil {
+				return err
+			}
+		}
+		for _, model := range asserted {
+			if err := out.Assertions(archive.Assertions{Model: model, Payload: in.Assertions[model]}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := s.Copies.CopyGraph(ctx, g.ID, begin, func(t relation.Tuple) error { return out.Tuple(t) }); err != nil {
+		return h, "", err
+	}
+	digest, err = out.Close()
+	return h, digest, err
+}
+
+// restoreStore fills a store from the archive in the body: a new free store, or an
+// empty default one. The archive is read to its end before anything is stored.
+func restoreStore(s *server, c *call) (answer, error) {
+	q, err := web.Query(c.r, "name", "application")
+	if err != nil {
+		return answer{}, err
+	}
+	if c.r.Header.Get("Content-Type") != archiveType {
+		return answer{}, fault.New(fault.Invalid, "the body must be an archive, with Content-Type: "+archiveType)
+	}
+	leave, err := s.transfers.enter(c.tenant)
+	if err != nil {
+		return answer{}, err
+	}
+	defer leave()
+	f, err := spool()
+	if err != nil {
+		return answer{}, err
+	}
+	defer func() { _ = f.Close() }() // it has no name: there is nothing to lose
+	if err := receive(f, c.r.Body); err != nil {
+		return answer{}, err
+	}
+	a, err := probe(f)
+	if err != nil {
+		return answer{}, err
+	}
+	if q.Get("application") != "" {
+		if q.Get("name") != "" {
+			return answer{}, fault.New(fault.Invalid, "name a new store or an application, not both")
+		}
+		return s.restoreDefault(c, f, a, q.Get("application"))
+	}
+	return s.restoreFree(c, f, a, q.Get("name"))
+}
+
+func receive(f *os.File, body io.Reader) error {
+	var over *http.MaxBytesError
+	switch err := copyOver(f, body); {
+	case errors.As(err, &over):
+		return fault.New(fault.TooLarge, "the archive is larger than 1 GiB")
+	default:
+		return err
+	}
+}
+
+// copyOver tells the body's errors from the disk's.
+func copyOver(f *os.File, body io.Reader) error {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := body.Read(buf)
+		if _, err := f.Write(buf[:n]); err != nil {
+			return errSpool(err)
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fault.Wrap(fault.Invalid, "the body did not arrive whole", err)
+		}
+	}
+}
+
+// probe reads the archive to its end, and leaves it at its beginning.
+func probe(f *os.File) (*archive.Reader, error) {
+	a, err := rewound(f)
+	for err == nil {
+		_, err = a.Next()
+	}
+	if err != io.EOF {
+		return nil, err
+	}
+	return a, nil
+}
+
+func rewound(f *os.File) (*archive.Reader, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, errSpool(err)
+	}
+	return archive.NewReader(f)
+}
+
+// restoredOf begins the answer.
+func restoredOf(a *archive.Reader, g relation.StoreID, name string) Restored {
+	return Restored{Store: string(g), Name: name, Digest: a.Digest()}
+}
+
+// origin is what the restore's event tells of the archive.
+func origin(a *archive.Reader) map[string]string {
+	return map[string]string{"digest": a.Digest(), "from": string(a.Header.Store), "from_revision": strconv.FormatUint(a.Header.Revision, 10)}
+}
+
+func (s *server) restoreFree(c *call, f *os.File, a *archive.Reader, name string) (answer, error) {
+	for _, known := range []string{a.Header.Name, a.Header.Application} {
+		if name == "" {
+			name = known
+		}
+	}
+	r := authz.Restored{Assertions: map[string][]byte{}}
+	for _, m := range a.Models {
+		r.Models = append(r.Models, authz.ModelRecord{ID: m.ID, Source: m.Source, Active: m.Active, Created: m.Created})
+	}
+	for _, as := range a.Assertions {
+		r.Assertions[as.Model] = as.Payload
+	}
+	if err := r.Check(); err != nil {
+		return answer{}, err
+	}
+	again, err := rewound(f)
+	if err != nil {
+		return answer{}, err
+	}
+	r.Next = again.Next
+	ctx := c.r.Context()
+	step := c.event() // of what surrounds the restore, each an event of its own
+	step.ID, step.Time = "", s.Now()
+	g, err := s.Directory.CreateGraph(ctx, step, c.tenant, name)
+	if err != nil {
+		return answer{}, err
+	}
+	change := s.change(c, g.ID, "store:"+string(g.ID))
+	change.Event.Detail = origin(a)
+	rev, n, err := s.Authz.Restore(ctx, change, r)
+	if err == nil && again.Digest() != a.Digest() {
+		err = fault.New(fault.Internal, "the archive changed while it was read")
+	}
+	if err != nil {
+		// Whatever ended the restore must not keep half a store alive.
+		step.Time = s.Now()
+		if end := s.Directory.DeleteGraph(context.WithoutCancel(ctx), step, c.tenant, g.ID); end != nil {
+			s.Logger.ErrorContext(ctx, "a store that was restored in part cannot be deleted", "store", g.ID, "error", end)
+		}
+		return answer{}, err
+	}
+	out := restoredOf(a, g.ID, g.Name)
+	out.Revision, out.Models, out.Assertions, out.Tuples = s.Authz.Token(rev), len(a.Models), len(a.Assertions), n
+	return created(out), nil
+}
+
+func (s *server) restoreDefault(c *call, f *os.File, a *archive.Reader, name string) (answer, error) {
+	app, err := s.application(c, name)
+	if err != nil {
+		return answer{}, err
+	}
+	if a.Header.Application != app {
+		return answer{}, fault.New(fault.Invalid, "the archive is not one of a store of the application "+app+"; it can be restored into a new store")
+	}
+	store, err := s.Directory.DefaultGraph(c.tenant, app)
+	if err != nil {
+		return answer{}, err
+	}
+	again, err := rewound(f)
+	if err != nil {
+		return answer{}, err
+	}
+	change := s.change(c, store, "store:"+string(store))
+	change.Event.Detail = origin(a)
+	rev, n, left, err := s.Authz.RestoreWhole(c.r.Context(), change, again.Next)
+	if err != nil {
+		return answer{}, err
+	}
+	out := restoredOf(a, store, app)
+	out.Revision, out.Tuples, out.LeftOut = s.Authz.Token(rev), n, len(left)
+	if len(left) > 0 {
+		out.First = left[0].String()
+	}
+	return created(out), nil
+}

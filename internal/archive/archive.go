@@ -1,0 +1,354 @@
+// Package archive is the form of one store outside of Bulwark: what a backup writes, a restore reads.
+//
+// An archive is gzip over lines of JSON: a header that counts what follows, the
+// versions of the model, the assertions, the tuples in the order of their keys,
+// and the SHA-256 of all lines before it (docs/spec/archive.md). Both sides
+// stream: no more than one tuple is in memory. A [Reader] gives nothing that is
+// not as it was written up to there, and only its end says that all of it was:
+// whoever stores what it gives reads it to the end once before.
+package archive
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io"
+	"time"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/relation"
+)
+
+// Format is what an archive calls itself, Version the newest one that is
+// written and read.
+const (
+	Format  = "bulwark store archive"
+	Version = 1
+)
+
+// Bounds of what is read. A line holds a model, whose JSON is larger than its
+// text, or a tuple with a condition's context.
+const (
+	maxLine    = 4 << 20
+	maxModels  = 10_000
+	maxSources = 64 << 20 // bytes of all models and assertions together
+	maxTuples  = 1 << 30
+)
+
+// Header is the first line.
+type Header struct {
+	Format  string `json:"format"`
+	Version int    `json:"version"`
+
+	Store       relation.StoreID `json:"store"`
+	Kind        string           `json:"kind"` // "default" or "free"
+	Name        string           `json:"name,omitempty"`
+	Application string           `json:"application,omitempty"` // of a default store
+	Epoch       uint64           `json:"epoch"`
+	Revision    uint64           `json:"revision"` // everything is as it was at this one
+	Made        time.Time        `json:"made"`
+
+	Models     int `json:"models"`
+	Assertions int `json:"assertions"`
+	Tuples     int `json:"tuples"`
+}
+
+// Model is one version of the store's model.
+type Model struct {
+	ID      string    `json:"model"`
+	Active  bool      `json:"active"`
+	Created time.Time `json:"created"`
+	Source  string    `json:"source"`
+}
+
+// Assertions are what the answers by one version of the model must be, in the
+// form in which the store keeps them.
+type Assertions struct {
+	Model   string `json:"assertions"`
+	Payload []byte `json:"payload"`
+}
+
+// end is the last line.
+type end struct {
+	SHA256 string `json:"sha256"`
+}
+
+// Writer writes an archive. It belongs to one goroutine.
+type Writer struct {
+	zip  *gzip.Writer
+	out  *bufio.Writer
+	sum  hash.Hash
+	json *json.Encoder
+	last relation.Tuple
+	todo [3]int // models, assertions, tuples still to come
+}
+
+// NewWriter begins an archive. The header's counts are promises: what follows
+// must be as many models, assertions and tuples, in this order.
+func NewWriter(w io.Writer, h Header) (*Writer, error) {
+	h.Format, h.Version = Format, Version
+	a := &Writer{sum: sha256.New(), todo: [3]int{h.Models, h.Assertions, h.Tuples}}
+	a.zip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // a level that exists
+	a.out = bufio.NewWriterSize(io.MultiWriter(a.zip, a.sum), 64<<10)
+	a.json = json.NewEncoder(a.out)
+	a.json.SetEscapeHTML(false)
+	return a, a.line(h)
+}
+
+func (a *Writer) line(v any) error {
+	if err := a.json.Encode(v); err != nil {
+		return fault.Wrap(fault.Unavailable, "the archive cannot be written", err)
+	}
+	return nil
+}
+
+// due takes one of the promised entries.
+func (a *Writer) due(kind int) error {
+	for i, n := range a.todo {
+		if i < kind && n != 0 || i == kind && n == 0 {
+			return fault.New(fault.Internal, "an archive gets other entries than its header says")
+		}
+	}
+	a.todo[kind]--
+	return nil
+}
+
+// Model adds a version of the model.
+func (a *Writer) Model(m Model) error {
+	if err := a.due(0); err != nil {
+		return err
+	}
+	return a.line(m)
+}
+
+// Assertions adds the assertions of a version of the model.
+func (a *Writer) Assertions(s Assertions) error {
+	if err := a.due(1); err != nil {
+		return err
+	}
+	return a.line(s)
+}
+
+// Tuple adds a tuple. They must come in the order of their keys.
+func (a *Writer) Tuple(t relation.Tuple) error {
+	if err := a.due(2); err != nil {
+		return err
+	}
+	if !follows(t, a.last) {
+		return fault.New(fault.Internal, "the tuples of an archive are not in order")
+	}
+	a.last = t
+	return a.line(t)
+}
+
+// Close ends the archive and returns its digest: the SHA-256, in hexadecimal,
+// that its last line holds. What it was written to stays open.
+func (a *Writer) Close() (digest string, err error) {
+	if a.todo != [3]int{} {
+		return "", fault.New(fault.Internal, "an archive has fewer entries than its header says")
+	}
+	if err := a.out.Flush(); err != nil {
+		return "", fault.Wrap(fault.Unavailable, "the archive cannot be written", err)
+	}
+	digest = hex.EncodeToString(a.sum.Sum(nil))
+	if err := a.line(end{digest}); err != nil {
+		return "", err
+	}
+	if err := cmp.Or(a.out.Flush(), a.zip.Close()); err != nil {
+		return "", fault.Wrap(fault.Unavailable, "the archive cannot be written", err)
+	}
+	return digest, nil
+}
+
+func follows(a, b relation.Tuple) bool {
+	return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Relation, b.Relation), cmp.Compare(a.Subject, b.Subject)) > 0
+}
+
+// Reader reads an archive. It belongs to one goroutine. Errors have kind
+// [fault.Invalid] and say in which line; [fault.Unsupported] for a version that
+// is newer than this program.
+type Reader struct {
+	Header     Header
+	Models     []Model
+	Assertions []Assertions
+
+	zip    *gzip.Reader
+	raw    *bufio.Reader // below zip: nothing may follow it
+	in     *bufio.Reader
+	sum    hash.Hash
+	number int // of the last line
+	left   int // tuples still to come
+	last   relation.Tuple
+	digest string
+}
+
+// NewReader reads everything before the tuples.
+func NewReader(r io.Reader) (*Reader, error) {
+	a := &Reader{raw: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
+	var err error
+	if a.zip, err = gzip.NewReader(a.raw); err != nil {
+		return nil, fault.Wrap(fault.Invalid, "this is no archive of a store: it is not compressed with gzip", err)
+	}
+	a.zip.Multistream(false)
+	a.in = bufio.NewReaderSize(a.zip, 64<<10)
+	if err := a.header(); err != nil {
+		return nil, err
+	}
+	size := 0
+	for range a.Header.Models {
+		var m Model
+		if err := a.next(&m); err != nil {
+			return nil, err
+		}
+		if size += len(m.Source); m.ID == "" || size > maxSources {
+			return nil, a.wrong("is no model, or one too many", nil)
+		}
+		a.Models = append(a.Models, m)
+	}
+	for range a.Header.Assertions {
+		var s Assertions
+		if err := a.next(&s); err != nil {
+			return nil, err
+		}
+		if size += len(s.Payload); s.Model == "" || size > maxSources {
+			return nil, a.wrong("holds no assertions, or too many", nil)
+		}
+		a.Assertions = append(a.Assertions, s)
+	}
+	a.left = a.Header.Tuples
+	return a, nil
+}
+
+// header reads the first line. Its version is looked at before its members:
+// another version may have others.
+func (a *Reader) header() error {
+	raw, err := a.line()
+	if err != nil {
+		return err
+	}
+	var what struct {
+		Format  string `json:"format"`
+		Version int    `json:"version"`
+	}
+	if err := json.Unmarshal(raw, &what); err != nil || what.Format != Format || what.Version < 1 {
+		return fault.Wrap(fault.Invalid, "this is no archive of a store", err)
+	}
+	if what.Version > Version {
+		return fault.New(fault.Unsupported, fmt.Sprintf("the archive has version %d, and this program reads up to %d; use a newer one", what.Version, Version))
+	}
+	if err := a.decode(raw, &a.Header); err != nil {
+		return err
+	}
+	h := a.Header
+	if h.Models < 0 || h.Assertions < 0 || h.Tuples < 0 || h.Models > maxModels || h.Assertions > maxModels || h.Tuples > maxTuples {
+		return a.wrong("counts what no archive holds", nil)
+	}
+	return nil
+}
+
+// line returns the next line, which is valid until the one after it. It takes
+// part in the digest.
+func (a *Reader) line() ([]byte, error) {
+	a.number++
+	raw, err := a.in.ReadSlice('\n')
+	if err == bufio.ErrBufferFull {
+		long := bytes.Clone(raw)
+		for err == bufio.ErrBufferFull && len(long) <= maxLine {
+			raw, err = a.in.ReadSlice('\n')
+			long = append(long, raw...)
+		}
+		raw = long
+	}
+	if err != nil {
+		return nil, a.wrong("is not there whole: the archive is torn or damaged", err)
+	}
+	return raw, nil
+}
+
+// next reads an entry.
+func (a *Reader) next(into any) error {
+	raw, err := a.line()
+	if err != nil {
+		return err
+	}
+	return a.decode(raw, into)
+}
+
+func (a *Reader) decode(raw []byte, into any) error {
+	a.sum.Write(raw)
+	return a.strict(raw, into)
+}
+
+func (a *Reader) strict(raw []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(into)
+	if err == nil && dec.InputOffset() != int64(len(raw)-1) {
+		err = fmt.Errorf("%d bytes follow the value", int64(len(raw)-1)-dec.InputOffset())
+	}
+	if err != nil {
+		return a.wrong("is not what the header promises", err)
+	}
+	return nil
+}
+
+func (a *Reader) wrong(what string, cause error) error {
+	return fault.Wrap(fault.Invalid, fmt.Sprintf("line %d of the archive %s", a.number, what), cause)
+}
+
+// Next returns the next tuple; [io.EOF] after the last one, once the digest
+// was found to be right. Its form is valid, and its key follows the one before.
+func (a *Reader) Next() (relation.Tuple, error) {
+	if a.left == 0 {
+		return relation.Tuple{}, a.finish()
+	}
+	var t relation.Tuple
+	if err := a.next(&t); err != nil {
+		return relation.Tuple{}, err
+	}
+	if err := t.Validate(); err != nil {
+		return relation.Tuple{}, a.wrong("holds no tuple: "+fault.Public(err), err)
+	}
+	if !follows(t, a.last) {
+		return relation.Tuple{}, a.wrong("holds a tuple out of order", nil)
+	}
+	a.left--
+	a.last = t
+	return t, nil
+}
+
+// Digest returns the archive's digest once [Reader.Next] has said io.EOF.
+func (a *Reader) Digest() string { return a.digest }
+
+func (a *Reader) finish() error {
+	if a.digest != "" {
+		return io.EOF
+	}
+	want := hex.EncodeToString(a.sum.Sum(nil))
+	raw, err := a.line()
+	if err != nil {
+		return err
+	}
+	var e end
+	if err := a.strict(raw, &e); err != nil {
+		return err
+	}
+	if e.SHA256 != want {
+		return fault.New(fault.Invalid, "the archive's digest is another than that of its lines: it was changed or damaged")
+	}
+	// The end of the compressed stream has a sum of its own, and nothing follows.
+	if n, err := io.Copy(io.Discard, io.LimitReader(a.in, 1)); n != 0 || err != nil {
+		return fault.Wrap(fault.Invalid, "something follows the end of the archive, or it is torn", err)
+	}
+	if _, err := a.raw.ReadByte(); err != io.EOF {
+		return fault.Wrap(fault.Invalid, "something follows the end of the archive", err)
+	}
+	a.digest = want
+	return io.EOF
+}

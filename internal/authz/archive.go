@@ -1,0 +1,206 @@
+package authz
+
+import (
+	"context"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
+	"bulwark.example/internal/schema"
+)
+
+// Copies is what an archive of one store needs of a database. It is safe for
+// concurrent use.
+type Copies interface {
+	// CopyGraph reads a store from one consistent view: begin gets all but the
+	// tuples, then each tuple goes to each, in the order of their keys. An error
+	// of theirs ends the reading. Kind [fault.NotFound] for an unknown store.
+	CopyGraph(_ context.Context, _ relation.StoreID, begin func(Contents) error, each func(relation.Tuple) error) error
+}
+
+// Contents is what a store holds, but its tuples.
+type Contents struct {
+	Revision   relation.Revision
+	Models     []ModelRecord     // of a free store, oldest first
+	Assertions map[string][]byte // by model, as [Archive] keeps them
+	Tuples     int               // how many there are
+}
+
+// RestoreBatch is how many tuples of a restore share a revision: all other
+// writers wait while one commits.
+const RestoreBatch = 1000
+
+// MaxRestoreWhole is how many tuples [Engine.RestoreWhole] takes: nobody else
+// writes while it commits.
+const MaxRestoreWhole = 100_000
+
+// Restored is what comes into a free store that was just made. Its models come
+// last, the one in force at the end: until then the store answers nothing, and a
+// process that stops in between leaves one that never does.
+type Restored struct {
+	Models     []ModelRecord
+	Assertions map[string][]byte
+	Next       func() (relation.Tuple, error) // [io.EOF] at the end
+}
+
+// Restore fills an empty free store, revision by revision. Each has an event
+// like change's, with the number of its part; the last one has change's own id,
+// and stands for the whole. It says how many tuples there were. After an error
+// the store holds a part, and is to be deleted. Kinds: [fault.Invalid] for
+// what [Restored.Check] refuses, the stores and next's.
+func (e *Engine) Restore(ctx context.Context, change ledger.Change, r Restored) (relation.Revision, int, error) {
+	var none relation.Revision
+	if named, ok := e.cfg.Application(change.Store); !ok || named != FreeApplication(change.Store) {
+		return none, 0, fault.New(fault.Denied, "only a free store can be filled from an archive")
+	}
+	records, err := r.ordered(FreeApplication(change.Store))
+	if err != nil {
+		return none, 0, err
+	}
+	change.Event.Detail = detailed(change.Event.Detail)
+	part := 0
+	next := func(last bool) ledger.Change {
+		c := change
+		part++
+		if !last {
+			c.Event.ID = "" // the store gives it one of its own
+			c.Event.Detail = map[string]string{"part": strconv.Itoa(part)}
+		}
+		return c
+	}
+	total := 0
+	batch := make([]relation.Tuple, 0, RestoreBatch)
+	for end := false; !end; {
+		t, err := r.Next()
+		if end = err == io.EOF; err != nil && !end {
+			return none, 0, err
+		}
+		if !end {
+			batch = append(batch, t)
+		}
+		if len(batch) < RestoreBatch && !end || len(batch) == 0 {
+			continue
+		}
+		if _, err := e.cfg.Store.WriteTuples(ctx, next(false), Write{Writes: batch}); err != nil {
+			return none, 0, err
+		}
+		total += len(batch)
+		batch = make([]relation.Tuple, 0, RestoreBatch) // the last one's receivers may keep it
+	}
+	for model, payload := range r.Assertions {
+		if _, err := e.cfg.Archive.PutAssertions(ctx, next(false), model, payload); err != nil {
+			return none, 0, err
+		}
+	}
+	rev := none
+	change.Event.Detail["parts"] = strconv.Itoa(part + len(records))
+	change.Event.Detail["tuples"] = strconv.Itoa(total)
+	for i, rec := range records {
+		if rev, err = e.cfg.Store.PutModel(ctx, next(i == len(records)-1), rec); err != nil {
+			return none, 0, err
+		}
+	}
+	return rev, total, nil
+}
+
+// detailed copies an event's detail, which the caller may share.
+func detailed(d map[string]string) map[string]string {
+	if d = maps.Clone(d); d == nil {
+		d = map[string]string{}
+	}
+	return d
+}
+
+// Check reports what is wrong with all but the tuples, before anything is stored:
+// models that are not what their ids say or do not compile, none in force or two,
+// assertions of no model. The error has kind [fault.Invalid].
+func (r Restored) Check() error {
+	_, err := r.ordered(FreeApplication(""))
+	return err
+}
+
+// ordered returns the models in the order in which they are to be stored.
+func (r Restored) ordered(application string) ([]ModelRecord, error) {
+	if len(r.Models) == 0 {
+		return nil, fault.New(fault.Invalid, "the archive holds no model: nothing could answer about the store")
+	}
+	probe := newApplication(application)
+	var out []ModelRecord
+	var active *ModelRecord
+	for _, rec := range r.Models {
+		rec.Application = application
+		if schema.ID(rec.Source) != rec.ID {
+			return nil, fault.New(fault.Invalid, "a model of the archive is not the one that its id names: "+clipID(rec.ID))
+		}
+		if _, err := probe.compile(rec.Source); err != nil {
+			return nil, fault.Wrap(fault.Invalid, "the model "+rec.ID+" of the archive cannot be used: "+fault.Public(err), err)
+		}
+		if slices.ContainsFunc(out, func(o ModelRecord) bool { return o.ID == rec.ID }) || rec.Active && active != nil {
+			return nil, fault.New(fault.Invalid, "the archive holds a model twice, or two that are in force")
+		}
+		if rec.Active {
+			active = &rec
+			continue
+		}
+		out = append(out, rec)
+	}
+	if active == nil {
+		return nil, fault.New(fault.Invalid, "no model of the archive is in force: nothing could answer about the store")
+	}
+	for model := range r.Assertions {
+		if !slices.ContainsFunc(r.Models, func(m ModelRecord) bool { return m.ID == model }) {
+			return nil, fault.New(fault.Invalid, "the archive holds assertions of a model that it does not hold: "+clipID(model))
+		}
+	}
+	return append(out, *active), nil
+}
+
+func clipID(id string) string { return strings.ToValidUTF8(id[:min(len(id), 26)], "") }
+
+// RestoreWhole fills a default store that is empty, in one revision: its models
+// are its application's, and it answers while it is filled. Tuples that the model
+// in force does not take would grant nothing today and something one day: they
+// are left out, and the first of them is named. Kinds: [fault.Conflict] for a
+// store that holds tuples, [fault.TooLarge] beyond [MaxRestoreWhole], the stores
+// and next's.
+func (e *Engine) RestoreWhole(ctx context.Context, change ledger.Change, next func() (relation.Tuple, error)) (rev relation.Revision, total int, left []relation.Tuple, err error) {
+	none := relation.Revision{}
+	named, ok := e.cfg.Application(change.Store)
+	if !ok || named == System || strings.HasPrefix(named, freePrefix) {
+		return none, 0, nil, fault.New(fault.Denied, "only a default store can be filled as a whole")
+	}
+	b, err := e.application(named).bound("")
+	if err != nil {
+		return none, 0, nil, err
+	}
+	var all []relation.Tuple
+	for {
+		t, err := next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return none, 0, nil, err
+		}
+		if b.accepts(t) != nil {
+			left = append(left, t)
+			continue
+		}
+		if all = append(all, t); len(all) > MaxRestoreWhole {
+			return none, 0, nil, fault.New(fault.TooLarge, "a store with more than "+strconv.Itoa(MaxRestoreWhole)+" tuples can be restored into a new store only")
+		}
+	}
+	change.Event.Detail = detailed(change.Event.Detail)
+	change.Event.Detail["tuples"], change.Event.Detail["left_out"] = strconv.Itoa(len(all)), strconv.Itoa(len(left))
+	w := Write{Writes: all, Must: []Precondition{{Absent: true}}}
+	rev, err = e.cfg.Store.WriteTuples(ctx, change, w)
+	if fault.KindOf(err) == fault.Conflict && err != nil {
+		return none, 0, nil, fault.Wrap(fault.Conflict, "the store holds tuples; an archive is restored into an empty store", err)
+	}
+	return rev, len(all), left, err
+}
