@@ -14,7 +14,7 @@ import (
 const floors = `
 0: tenant principal fault secret relation envelope jose ledger archive
 1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence
-2: store store/sqlite store/sqlite/powervfs store/postgres store/blob store/storetest isolation outgoing
+2: store store/sqlite store/sqlite/powervfs store/postgres store/blob store/storetest isolation outgoing transfer
 3: guardtest web api/oidc api/openfga api/authzen api/awskms api/extauthz api/admin gateway console
 4: config cmd
 `

@@ -8,7 +8,8 @@
 // (DNS rebinding) gains nothing.
 //
 // Both speak TLS 1.3 or newer, follow no redirect, read no proxy from the
-// environment, and bound time and size.
+// environment, and bound time and size. Without TLS an operator's client speaks
+// to this machine at most, and only where it was told to.
 package outgoing
 
 import (
@@ -38,6 +39,10 @@ type Config struct {
 	// AllowLoopback lets [Tenant] reach this machine: for dev and tests alone.
 	AllowLoopback bool
 
+	// PlainLoopback lets [Operator] speak http to this machine, if Allow lists it:
+	// to a server beside this program, or one at the other end of a tunnel.
+	PlainLoopback bool
+
 	RootCAs  *x509.CertPool // nil: the system's
 	Timeout  time.Duration  // of the whole exchange, body included; 0: 10 s
 	Resolver *net.Resolver  // nil: the system's
@@ -49,6 +54,7 @@ const DefaultTimeout = 10 * time.Second
 // Client fetches documents. It is safe for concurrent use.
 type Client struct {
 	http    *http.Client
+	plain   *http.Client // without TLS; nil: never
 	timeout time.Duration
 }
 
@@ -73,12 +79,19 @@ func Operator(cfg Config) (*Client, error) {
 		}
 		hosts = append(hosts, strings.ToLower(entry))
 	}
-	return newClient(cfg, func(host string, addr netip.Addr) bool {
+	may := func(host string, addr netip.Addr) bool {
 		if slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			return true
 		}
 		return slices.Contains(hosts, strings.ToLower(host)) && !never(addr)
-	}), nil
+	}
+	c := newClient(cfg, may)
+	if cfg.PlainLoopback {
+		// A client of its own: the address that is dialled must be this machine's,
+		// whatever its name resolves to.
+		c.plain = newClient(cfg, func(host string, addr netip.Addr) bool { return addr.IsLoopback() && may(host, addr) }).http
+	}
+	return c, nil
 }
 
 // Tenant returns a client for URLs that a tenant chose. It reaches public
@@ -123,10 +136,10 @@ func newClient(cfg Config, may func(host string, addr netip.Addr) bool) *Client 
 		MaxIdleConnsPerHost:    1,
 		IdleConnTimeout:        5 * time.Second, // fetches are rare; discovery and its JWKS share a connection
 	}
-	return &Client{&http.Client{
+	return &Client{http: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, timeout}
+	}, timeout: timeout}
 }
 
 var errRefused = fault.New(fault.Denied, "the address is not one that may be reached")
@@ -135,10 +148,16 @@ var errRefused = fault.New(fault.Denied, "the address is not one that may be rea
 // admin API. The caller bounds its time by the request's context, and what it
 // reads of the body. Kinds: those of [Client.Get].
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" || req.URL.User != nil {
+	client := c.http
+	if req.URL.Scheme == "http" && c.plain != nil {
+		client = c.plain
+	} else if req.URL.Scheme != "https" {
+		client = nil
+	}
+	if client == nil || req.URL.User != nil {
 		return nil, fault.New(fault.Invalid, "only an https URL without user can be reached")
 	}
-	res, err := c.http.Do(req)
+	res, err := client.Do(req)
 	switch {
 	case errors.Is(err, errRefused):
 		return nil, fault.Wrap(fault.Denied, "the address is not one that may be reached", err)

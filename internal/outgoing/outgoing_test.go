@@ -327,6 +327,49 @@ func TestOperatorAllowList(t *testing.T) {
 	}
 }
 
+// TestPlainLoopback: without TLS only this machine is reached, and only by an
+// operator's client that was told so.
+func TestPlainLoopback(t *testing.T) {
+	t.Parallel()
+	var hits atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
+	t.Cleanup(s.Close)
+	told := Config{Allow: []string{"127.0.0.0/8", "192.0.2.0/24", "example.com"}, PlainLoopback: true}
+	quiet := told
+	quiet.PlainLoopback = false
+	for name, x := range map[string]struct {
+		cfg  Config
+		url  string
+		kind fault.Kind
+	}{
+		"told":            {told, s.URL, 0},
+		"not told":        {quiet, s.URL, fault.Invalid},
+		"not listed":      {Config{Allow: []string{"example.com"}, PlainLoopback: true}, s.URL, fault.Denied},
+		"another machine": {told, "http://192.0.2.1:80", fault.Denied},
+		"with a user":     {told, strings.Replace(s.URL, "http://", "http://u@", 1), fault.Invalid},
+		"another scheme":  {told, "ftp://127.0.0.1", fault.Invalid},
+	} {
+		c, err := Operator(x.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, x.url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := c.Do(req)
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		if name == "told" && err != nil || name != "told" && (err == nil || fault.KindOf(err) != x.kind) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n := hits.Load(); n != 1 {
+		t.Errorf("the server was reached %d times", n)
+	}
+}
+
 func TestPublic(t *testing.T) {
 	t.Parallel()
 	for s, want := range map[string]bool{
