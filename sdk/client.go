@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -26,6 +27,10 @@ type ClientConfig struct {
 	Issuer   string // URL of Bulwark's API, as its discovery document spells it
 	ClientID string // the service's id
 	Key      []byte // private JWK (EC P-256), as `bulwark service key` writes it
+
+	// Stores names, by tenant, the store that [Client.Check] asks. A tenant that is
+	// not here must have one store alone; one that moves in has two for a while.
+	Stores map[string]string
 
 	HTTP *http.Client     // used without redirects; nil: a client with TLS 1.3 and a time limit
 	Now  func() time.Time // nil: time.Now
@@ -76,6 +81,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	cfg.Key = nil // the signer has it; nothing else needs it
 	cfg.HTTP = direct(cfg.HTTP)
+	cfg.Stores = maps.Clone(cfg.Stores)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -234,7 +240,13 @@ func (c *Client) authenticated(ctx context.Context, path string, form url.Values
 // take both from the principal. An empty tenant is the service's own. An error
 // is never an allow: treat it as a no.
 func (c *Client) Check(ctx context.Context, tenant, subject, relation, object string) (bool, error) {
-	allowed, status, err := c.check(ctx, tenant, subject, relation, object)
+	allowed, _, err := c.checkAt(ctx, tenant, subject, relation, object)
+	return allowed, err
+}
+
+// checkAt is Check with the revision that answered.
+func (c *Client) checkAt(ctx context.Context, tenant, subject, relation, object string) (bool, string, error) {
+	allowed, revision, status, err := c.check(ctx, tenant, subject, relation, object)
 	if status == http.StatusUnauthorized || status == http.StatusNotFound {
 		// What was kept is not good any more: the token was revoked, for
 		// instance. Once more with fresh ones.
@@ -242,44 +254,47 @@ func (c *Client) Check(ctx context.Context, tenant, subject, relation, object st
 		delete(c.tokens, tokenKey{tenant, authz})
 		delete(c.stores, tenant)
 		c.mu.Unlock()
-		allowed, _, err = c.check(ctx, tenant, subject, relation, object)
+		allowed, revision, _, err = c.check(ctx, tenant, subject, relation, object)
 	}
-	return allowed && err == nil, err
+	return allowed && err == nil, revision, err
 }
 
 // authz is the audience of the check API.
 const authz = "authz"
 
 // check asks once. status is 0 when the check API was not reached.
-func (c *Client) check(ctx context.Context, tenant, subject, relation, object string) (allowed bool, status int, err error) {
+func (c *Client) check(ctx context.Context, tenant, subject, relation, object string) (allowed bool, revision string, status int, err error) {
 	token, err := c.Token(ctx, tenant, authz)
 	if err != nil {
-		return false, 0, err
+		return false, "", 0, err
 	}
 	store, status, err := c.store(ctx, tenant, token)
 	if err != nil {
-		return false, status, err
+		return false, "", status, err
 	}
 	body, err := json.Marshal(map[string]any{"tuple_key": map[string]string{"user": subject, "relation": relation, "object": object}})
 	if err != nil {
-		return false, 0, err
+		return false, "", 0, err
 	}
 	var out struct {
 		Allowed bool   `json:"allowed"`
 		Message string `json:"message"`
 	}
-	status, err = c.post(ctx, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, body, &out)
+	r, err := c.exchange(ctx, http.MethodPost, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, body, &out)
 	if err != nil {
-		return false, status, err
+		return false, "", r.status, err
 	}
-	if status != http.StatusOK {
-		return false, status, fmt.Errorf("bulwark: the check was refused with %d: %s", status, out.Message)
+	if r.status != http.StatusOK {
+		return false, "", r.status, fmt.Errorf("bulwark: the check was refused with %d: %s", r.status, out.Message)
 	}
-	return out.Allowed, status, nil
+	return out.Allowed, r.revision, r.status, nil
 }
 
 // store finds the tenant's one store.
 func (c *Client) store(ctx context.Context, tenant, token string) (id string, status int, err error) {
+	if id, ok := c.cfg.Stores[tenant]; ok {
+		return id, 0, nil
+	}
 	c.mu.Lock()
 	id, ok := c.stores[tenant]
 	c.mu.Unlock()
@@ -296,7 +311,7 @@ func (c *Client) store(ctx context.Context, tenant, token string) (id string, st
 		return "", status, err
 	}
 	if status != http.StatusOK || len(out.Stores) != 1 || out.Stores[0].ID == "" {
-		return "", status, fmt.Errorf("bulwark: the tenant's store cannot be told (%d, %d stores)", status, len(out.Stores))
+		return "", status, fmt.Errorf("bulwark: the tenant's store cannot be told (%d, %d stores); name it in ClientConfig.Stores", status, len(out.Stores))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -314,9 +329,20 @@ func (c *Client) post(ctx context.Context, u, kind, token string, body []byte, o
 const maxAnswer = 1 << 20 // bytes
 
 func (c *Client) send(ctx context.Context, method, u, kind, token string, body []byte, out any) (int, error) {
+	r, err := c.exchange(ctx, method, u, kind, token, body, out)
+	return r.status, err
+}
+
+// reply is what an answer says beside its body.
+type reply struct {
+	status   int
+	revision string
+}
+
+func (c *Client) exchange(ctx context.Context, method, u, kind, token string, body []byte, out any) (reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
-		return 0, err
+		return reply{}, err
 	}
 	if kind != "" {
 		req.Header.Set("Content-Type", kind)
@@ -326,15 +352,16 @@ func (c *Client) send(ctx context.Context, method, u, kind, token string, body [
 	}
 	res, err := c.cfg.HTTP.Do(req)
 	if err != nil {
-		return 0, fmt.Errorf("bulwark: %w", err)
+		return reply{}, fmt.Errorf("bulwark: %w", err)
 	}
 	defer func() { _ = res.Body.Close() }() // nothing was written; a failed close loses nothing
+	r := reply{res.StatusCode, res.Header.Get("Bulwark-Revision")}
 	answer, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err == nil {
 		err = json.Unmarshal(answer, out)
 	}
 	if err != nil {
-		return res.StatusCode, fmt.Errorf("bulwark: the answer (%d) is not readable: %w", res.StatusCode, err)
+		return r, fmt.Errorf("bulwark: the answer (%d) is not readable: %w", res.StatusCode, err)
 	}
-	return res.StatusCode, nil
+	return r, nil
 }

@@ -39,6 +39,12 @@
 // was revoked, but one made before is taken until its exp, 60 seconds at most,
 // for its one method and path.
 //
+// # Coming from another check
+//
+// [Shadow] asks Bulwark beside the check that a service has, answers as that one
+// does, and tells where the two disagree: days of it, without a disagreement, are
+// what a cut-over needs.
+//
 // Everything here is safe for concurrent use. The package follows semantic
 // versioning from version 1 on; until then a minor version may change it.
 package sdk
