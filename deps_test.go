@@ -13,7 +13,7 @@ import (
 // floors below its own, and within its floor only what neighbours allows.
 const floors = `
 0: tenant principal fault secret relation envelope jose ledger archive
-1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence
+1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence spicedb
 2: store store/sqlite store/sqlite/powervfs store/postgres store/blob store/storetest isolation outgoing transfer
 3: guardtest web api/oidc api/openfga api/authzen api/awskms api/extauthz api/admin gateway console
 4: config cmd
@@ -28,6 +28,7 @@ jose < principal          # one reader of the claims of our own tokens
 relation < ledger archive
 
 schema condition policy < authz
+schema < spicedb
 directory < authn         # authn asks for connections and revocations in the directory's words (docs/design/0001)
 directory kms < sts
 kms < kms/local
@@ -47,6 +48,7 @@ var fences = []struct{ pkg, only, why string }{
 	{"cel.dev/", "condition", "conditions are bounded in one place"},
 	{"github.com/google/cel-go", "condition", "conditions are bounded in one place"},
 	{"github.com/cedar-policy/", "policy", "policies are evaluated in one place"},
+	{"github.com/authzed/", "spicedb", "SpiceDB's language is read in one place, by its own parser alone"},
 	{"google.golang.org/grpc", "api/openfga api/extauthz cmd", "gRPC is a door, not a habit"},
 	{"github.com/jackc/pgx", "store/postgres isolation", "SQL lives in the stores"},
 	{"modernc.org/", "store/sqlite store/sqlite/powervfs", "SQL lives in the stores"},

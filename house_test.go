@@ -293,7 +293,7 @@ func TestWhoMayMakeATenantID(t *testing.T) {
 func TestFloorsAreQuiet(t *testing.T) {
 	t.Parallel()
 	floor0 := strings.Fields("tenant principal fault secret relation envelope jose ledger archive")
-	floor1 := strings.Fields("schema condition policy route authn authz directory kms sts audit guard evidence")
+	floor1 := strings.Fields("schema condition policy route authn authz directory kms sts audit guard evidence spicedb")
 	eachFile(t, func(f sourceFile) {
 		if f.test {
 			return

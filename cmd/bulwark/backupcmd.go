@@ -23,6 +23,7 @@ func transferCommands() []command {
 		{"backup store", "STORE > FILE", "an archive of one store, named by its id, or a default store by its application", runBackup},
 		{"restore store", "[--name NAME | --application A] < FILE", "make a new store from an archive, or fill the empty default store of an application", runRestore},
 		{"import openfga", "--url URL --store ID [--into NAME] [--follow]", "bring a store over from a live OpenFGA, and follow its changes; exit 1: something was skipped", runImportOpenFGA},
+		{"import spicedb", "--schema FILE [--relationships FILE] [--into NAME]", "make a store of a SpiceDB schema and its relationships, or of a validation file", runImportSpiceDB},
 		{"diff openfga", "--url URL --store ID --ours STORE [--questions FILE]", "put the same questions to an OpenFGA and to us: exit 0 all answers alike, 1 not", runDiffOpenFGA},
 	}
 }

@@ -364,8 +364,11 @@ func (a Answer) String() string {
 	return "no"
 }
 
-// check puts a question. That the question is refused is an answer; that the
+// Check puts a question. That the question is refused is an answer; that the
 // server cannot be asked is an error.
+func (s *Store) Check(ctx context.Context, q Question) (Answer, error) { return s.check(ctx, q, false) }
+
+// check is Check, with the reason if trace says so.
 func (s *Store) check(ctx context.Context, q Question, trace bool) (Answer, error) {
 	in := map[string]any{"tuple_key": q.Key.bare()}
 	if len(q.Context) > 0 {
