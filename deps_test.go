@@ -13,7 +13,7 @@ import (
 // floors below its own, and within its floor only what neighbours allows.
 const floors = `
 0: tenant principal fault secret relation envelope jose ledger archive
-1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence spicedb
+1: schema condition policy route authn authz directory kms kms/local sts audit audit/powerloss guard evidence trial release spicedb
 2: store store/sqlite store/sqlite/powervfs store/postgres store/blob store/storetest isolation outgoing transfer
 3: guardtest web api/oidc api/openfga api/authzen api/awskms api/extauthz api/admin gateway console
 4: config cmd
@@ -28,6 +28,8 @@ jose < principal          # one reader of the claims of our own tokens
 relation < ledger archive
 
 schema condition policy < authz
+schema authz < trial
+authz trial < release
 schema < spicedb
 directory < authn         # authn asks for connections and revocations in the directory's words (docs/design/0001)
 directory kms < sts

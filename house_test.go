@@ -228,8 +228,12 @@ func TestSizes(t *testing.T) {
 		}
 	})
 	for dir, n := range exported {
-		if n > maxExported {
-			t.Errorf("%s exports %d names (at most %d)", dir, n, maxExported)
+		most := maxExported
+		if dir == "internal/authz" {
+			most = 90 // docs/design/0008
+		}
+		if n > most {
+			t.Errorf("%s exports %d names (at most %d)", dir, n, most)
 		}
 	}
 }

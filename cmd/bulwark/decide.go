@@ -23,7 +23,6 @@ func decisionCommands() []command {
 		{"tuple read", "[--object O] [--relation R] [--subject S]", "list relation tuples", readTuples()},
 		{"model test", "FILE...", "run model tests (.fga.yaml) without a server: exit 0 all hold, 1 not", runModelTest},
 		{"model validate", "FILE", "look at a model without publishing it: exit 0 good, 1 bad", runModelValidate},
-		{"model publish", "FILE", "put a model (OpenFGA language, or its fga.mod) in force", publishModel()},
 		{"model list", "", "list the versions of the model", listModels()},
 		{"model show", "ID", "print one version", showModel()},
 	}
@@ -168,20 +167,6 @@ func readTuples() func(context.Context, *call) error {
 				return []string{t.Object, t.Relation, t.Subject, cmp.Or(t.Condition, "-"), when(t.Expires)}
 			})
 		},
-	}.run
-}
-
-func publishModel() func(context.Context, *call) error {
-	return verb[admin.Model]{
-		as: "olga@platform", least: 1, most: 1,
-		do: func(ctx context.Context, c *admin.Client, args []string) (admin.Model, error) {
-			source, err := readModel(args[0])
-			if err != nil {
-				return admin.Model{}, err
-			}
-			return c.PublishModel(ctx, admin.NewModel{DSL: source})
-		},
-		human: func(w io.Writer, m admin.Model) { fmt.Fprintf(w, "model %s of %s is in force\n", m.ID, m.Application) },
 	}.run
 }
 

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/config"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
@@ -210,8 +211,8 @@ func (o *initOptions) found(ctx context.Context, n *node) (*initResult, error) {
 		return nil, err
 	}
 	s := &seeder{n: n}
-	change := ledger.Change{Store: platform, Event: s.change("model.publish", tenant.Platform)}
-	if _, _, err := n.authz.PublishModel(ctx, change, n.plan.application, docsModel, true); err != nil {
+	change := ledger.Change{Store: platform, Event: s.change("release.activate", tenant.Platform)}
+	if _, err := n.authz.Enforce(ctx, change, n.plan.application, authz.Draft{Model: docsModel}); err != nil {
 		return nil, err
 	}
 	code, _, err := d.Invite(ctx, ev, directory.Inviter{Tenant: tenant.Platform}, tenant.Platform, "operator", "")

@@ -57,7 +57,7 @@ type unanswered struct{ error }
 func (e unanswered) Unwrap() error { return e.error }
 
 func commands() []command {
-	return slices.Concat(runCommands(), tokenCommands(), decisionCommands(), policyCommands(), transferCommands(), directoryCommands(), auditCommands())
+	return slices.Concat(runCommands(), tokenCommands(), decisionCommands(), policyCommands(), roleCommands(), releaseCommands(), transferCommands(), directoryCommands(), auditCommands())
 }
 
 func main() {

@@ -25,6 +25,7 @@ import (
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/outgoing"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/release"
 	"bulwark.example/internal/secret"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/store/sqlite"
@@ -56,6 +57,7 @@ type node struct {
 	logKey    note.Verifier
 	directory *directory.Directory
 	authz     *authz.Engine
+	releases  *release.Registry
 	keys      *sts.Keys
 	issuer    *sts.Issuer
 	signer    *sts.AssertionSigner
@@ -158,6 +160,9 @@ func (n *node) apply(b store.Batch) {
 		}
 		if n.authz != nil {
 			err = errors.Join(err, n.authz.ApplyEntry(e.Kind, e.Key, e.Payload))
+		}
+		if n.releases != nil {
+			err = errors.Join(err, n.releases.Apply(e.Kind, e.Key, e.Payload))
 		}
 		if n.keys != nil {
 			err = errors.Join(err, n.keys.Apply(e.Kind, e.Key, e.Payload))
@@ -344,6 +349,10 @@ func (n *node) openDecisions(ctx context.Context) error {
 			return g.Application, true
 		},
 	})
+	if err != nil {
+		return err
+	}
+	n.releases, err = release.Open(ctx, release.Config{Store: n.store.Releases(), Engine: n.authz, Now: n.plan.now})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 //	exits CODE COMMAND...   runs a command and looks at its exit code
 //	until CODE COMMAND...   runs a command again and again till that is its exit code
 //	await FILE TEXT         waits until the file holds the text
+//	enforce DIR             proposes, approves and activates what a folder describes
 //	json PATH [NAME]        reads a value of the last output: with NAME into a variable
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -49,9 +50,30 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "until": untilExits, "await": await, "json": jsonValue,
+			"enforce": enforce,
 		},
 		RequireExplicitExec: true, RequireUniqueNames: true, ContinueOnError: true,
 	})
+}
+
+// enforce proposes what a folder describes, has a second person approve it, and
+// puts it in force.
+func enforce(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: enforce DIR")
+	}
+	data := ts.Getenv("DATA")
+	apply := []string{"bulwark", "apply", "-f", args[0], "--json", "--data", data}
+	exits(ts, false, append([]string{"0"}, apply...))
+	var out struct{ Applications []struct{ Release string } }
+	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &out); err != nil || len(out.Applications) != 1 {
+		ts.Fatalf("apply printed something else: %v", err)
+	}
+	exits(ts, false, []string{"0", "bulwark", "release", "approve", out.Applications[0].Release, "--data", data})
+	exits(ts, false, append([]string{"0"}, apply...))
+	if !strings.Contains(ts.ReadFile("stdout"), `"state": "active"`) {
+		ts.Fatalf("%s is not in force", args[0])
+	}
 }
 
 // exits runs a command whose exit code is part of its answer.

@@ -35,8 +35,8 @@ var devPeople = []struct {
 	{"mallory", "globex", nil},
 	{"admin", "acme", []string{"administrator", "access_manager", "auditor", "approver", "key_administrator"}},
 	{"admin2", "acme", []string{"administrator", "access_manager", "auditor", "approver", "key_administrator"}},
-	{"olga", "platform", []string{"operator", "policy_author", "auditor", "administrator"}},
-	{"oscar", "platform", []string{"operator", "policy_author", "auditor", "administrator"}},
+	{"olga", "platform", []string{"operator", "policy_author", "approver", "auditor", "administrator"}},
+	{"oscar", "platform", []string{"operator", "policy_author", "approver", "auditor", "administrator"}},
 }
 
 // devGrants says which audiences dev's platform services may get tokens for.
@@ -213,8 +213,8 @@ func (s *seeder) graph(ctx context.Context, state *devState) error {
 		return err
 	}
 	if _, ok := s.n.authz.ActiveModel(devApplication); !ok {
-		ev := s.change("model.publish", tenant.Platform)
-		if _, _, err := s.n.authz.PublishModel(ctx, ledger.Change{Store: platform, Event: ev}, devApplication, docsModel, true); err != nil {
+		ev := s.change("release.activate", tenant.Platform)
+		if _, err := s.n.authz.Enforce(ctx, ledger.Change{Store: platform, Event: ev}, devApplication, authz.Draft{Model: docsModel}); err != nil {
 			return err
 		}
 	}

@@ -130,7 +130,7 @@ func (s *server) apiHandler(roles []string) (http.Handler, error) {
 	}
 	if slices.Contains(roles, "console") {
 		mounts = append(mounts, mount{admin.Base + "/", admin.New(admin.Config{
-			Guard: n.guard, Directory: n.directory, Authz: n.authz, Copies: n.store.Copies(), Keys: n.keyring,
+			Guard: n.guard, Directory: n.directory, Authz: n.authz, Copies: n.store.Copies(), Releases: n.releases, Keys: n.keyring,
 			Audit: n.audit, AuditDir: auditPath(n.plan.data), LogKey: n.logKey, Logger: n.plan.log, Now: n.plan.now,
 		})})
 	}

@@ -28,7 +28,7 @@ const System = ""
 
 // KindModel is the changelog's kind of models: the key is
 // "<application>/<model id>", the payload the JSON of a [ModelRecord]. That of
-// an active one ends the turn of the application's other active record, which
+// an active one ends the turn of the free store's other active record, which
 // gets no entry of its own.
 const KindModel = "model"
 
@@ -42,7 +42,7 @@ type ModelRecord struct {
 	Application string    `json:"application"`
 	ID          string    `json:"id"` // [schema.Model.ID] of Source
 	Source      string    `json:"source"`
-	Active      bool      `json:"active"` // at most one of an application: activating one ends the other's turn
+	Active      bool      `json:"active"` // in force; stored for free stores alone, where making one active ends the other's turn
 	Created     time.Time `json:"created"`
 }
 
@@ -53,22 +53,23 @@ const freePrefix = "store:"
 // itself: its models are its own, and the newest is in force.
 func FreeApplication(id relation.StoreID) string { return freePrefix + string(id) }
 
-// application is an operator's application with its model versions, or a free
-// store's own. All its stores share one compiled form of each version.
+// application is an operator's application with its versions, or a free store's
+// own. All its stores share one compiled form of each model.
 type application struct {
-	name   string
-	syms   *symbols
-	active atomic.Pointer[bound]
-	guards atomic.Pointer[PolicyRecord] // in force; nil without any
+	name     string
+	syms     *symbols
+	standing atomic.Pointer[standing] // nil: nothing answers
 
-	// prepared is the model that was compiled last. The store delivers it back
-	// while its writer waits, and compiling may take a second.
+	// What was compiled last. The store delivers it back while its writer waits,
+	// and compiling may take a second.
 	prepared atomic.Pointer[bound]
+	rolling  atomic.Pointer[standing]
 
-	mu      sync.Mutex // guards what follows
-	records map[string]ModelRecord
-	applied map[string]uint64 // how often ApplyModel told us of a version
-	others  []*bound          // compiled versions that are not in force, oldest use first
+	mu       sync.Mutex // guards what follows
+	records  map[string]ModelRecord
+	policies map[string]*PolicyRecord
+	applied  map[string]uint64 // how often ApplyModel told us of a version
+	others   []*bound          // compiled models that are not in force, oldest use first
 }
 
 // maxOthers is how many versions that are not in force stay compiled: callers
@@ -76,7 +77,9 @@ type application struct {
 const maxOthers = 8
 
 func newApplication(name string) *application {
-	return &application{name: name, syms: newSymbols(), records: map[string]ModelRecord{}, applied: map[string]uint64{}}
+	return &application{name: name, syms: newSymbols(),
+		records:  map[string]ModelRecord{},
+		policies: map[string]*PolicyRecord{}, applied: map[string]uint64{}}
 }
 
 func (a *application) compile(source string) (*bound, error) {
@@ -93,6 +96,9 @@ func (a *application) take(rec ModelRecord) error {
 	if schema.ID(rec.Source) != rec.ID {
 		return fault.New(fault.Integrity, "a stored model is not the one that its id names")
 	}
+	if rec.Active && !a.free() {
+		return fault.New(fault.Integrity, "a stored model is in force without a rollout")
+	}
 	var b *bound
 	if rec.Active {
 		if b = a.prepared.Load(); b == nil || b.model.ID() != rec.ID {
@@ -106,19 +112,22 @@ func (a *application) take(rec ModelRecord) error {
 	return nil
 }
 
+// free reports whether the application is a free store.
+func (a *application) free() bool { return strings.HasPrefix(a.name, freePrefix) }
+
 // install needs the compiled form of an active record only.
 func (a *application) install(rec ModelRecord, compiled *bound) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch b := a.active.Load(); {
+	switch s := a.standing.Load(); {
 	case rec.Active:
 		for id, other := range a.records {
 			other.Active = false
 			a.records[id] = other
 		}
-		a.active.Store(compiled)
-	case b != nil && b.model.ID() == rec.ID:
-		a.active.Store(nil) // its turn has ended, and no other's has begun
+		a.standing.Store(&standing{current: newForce(compiled)})
+	case s != nil && a.free() && s.current.model.model.ID() == rec.ID:
+		a.standing.Store(nil) // its turn has ended, and no other's has begun
 	}
 	a.records[rec.ID] = rec
 	a.applied[rec.ID]++
@@ -126,24 +135,24 @@ func (a *application) install(rec ModelRecord, compiled *bound) {
 
 // reset makes the records the only ones: a free store was loaded.
 func (a *application) reset(records []ModelRecord) error {
-	if !strings.HasPrefix(a.name, freePrefix) {
+	if !a.free() {
 		return nil // the platform's, which are always here
 	}
 	a.mu.Lock()
 	a.records = map[string]ModelRecord{}
 	a.mu.Unlock()
-	a.active.Store(nil)
+	a.standing.Store(nil)
 	return a.takeAll(records)
 }
 
 // forget gives a free store's models back: they are loaded with it.
 func (a *application) forget() {
-	if !strings.HasPrefix(a.name, freePrefix) {
+	if !a.free() {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.active.Store(nil)
+	a.standing.Store(nil)
 	a.prepared.Store(nil)
 	a.records, a.others = map[string]ModelRecord{}, nil
 }
@@ -157,15 +166,38 @@ func (a *application) takeAll(records []ModelRecord) error {
 	return nil
 }
 
-// bound returns a compiled version; the active one for "". Errors: [ErrNoModel],
-// [fault.NotFound] if there is no active one.
-func (a *application) bound(id string) (*bound, error) {
-	b := a.active.Load()
-	switch {
-	case b != nil && (id == "" || id == b.model.ID()):
-		return b, nil
-	case id == "":
+// answers returns what decides for the store, and the model to answer by: that
+// of the id, the one in force for "". Errors: [ErrNoModel], [fault.NotFound] if
+// none is in force.
+func (a *application) answers(store relation.StoreID, id string) (*judgement, error) {
+	s := a.standing.Load()
+	if s == nil {
+		if a.free() && id != "" { // nothing but its model decides for a free store
+			b, err := a.version(id)
+			return &judgement{model: b}, err
+		}
 		return nil, fault.New(fault.NotFound, "the application has no active model")
+	}
+	f := s.of(store)
+	if id == "" || id == f.model.model.ID() {
+		return &f.own, nil
+	}
+	b, err := a.version(id)
+	if err != nil {
+		return nil, err
+	}
+	j := f.judgement(b)
+	return j, j.err
+}
+
+// version returns a compiled model. Error: [ErrNoModel].
+func (a *application) version(id string) (*bound, error) {
+	if s := a.standing.Load(); s != nil {
+		for _, f := range []*force{s.current, s.next} {
+			if f != nil && f.model.model.ID() == id {
+				return f.model, nil
+			}
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -174,7 +206,7 @@ func (a *application) bound(id string) (*bound, error) {
 		return nil, fault.Wrap(fault.Invalid, "the store has no such model", ErrNoModel)
 	}
 	if i := slices.IndexFunc(a.others, func(b *bound) bool { return b.model.ID() == id }); i >= 0 {
-		b = a.others[i]
+		b := a.others[i]
 		a.others = append(slices.Delete(a.others, i, i+1), b)
 		return b, nil
 	}
@@ -190,11 +222,11 @@ func (a *application) bound(id string) (*bound, error) {
 }
 
 // ApplyModel takes a committed model record over: the wiring calls it with
-// every record that the store delivers, in order. An active record is in force
-// when ApplyModel returns. The error has kind [fault.Integrity] when the record
-// is not what it says. If it claims to be active, the application then has no
-// model and every question about its stores is refused: the old model may allow
-// what the new one was made to forbid.
+// every record that the store delivers, in order. That of a free store is in
+// force when ApplyModel returns if it is active. The error has kind
+// [fault.Integrity] when the record is not what it says. If it claims to be
+// active, the application then has no model and every question about its stores
+// is refused: the old model may allow what the new one was made to forbid.
 func (e *Engine) ApplyModel(rec ModelRecord) error {
 	if rec.Application == System {
 		return fault.New(fault.Integrity, "the system model is fixed")
@@ -202,34 +234,42 @@ func (e *Engine) ApplyModel(rec ModelRecord) error {
 	a := e.application(rec.Application)
 	err := a.take(rec)
 	if err != nil && rec.Active {
-		a.active.Store(nil)
+		a.standing.Store(nil)
 	}
 	return err
 }
 
-// ApplyEntry takes one committed change of the kind [KindModel] over, as
-// [Engine.ApplyModel] does; a deletion of the kind [KindStore], after which
-// nothing answers about the store and nothing of it is in memory; other kinds do
-// nothing. A model that cannot be read costs its application the model in force,
-// for the same reason. The model of a free store comes into force with the
-// revision that [Engine.Apply] is told next.
+// ApplyEntry takes one committed change over: of the kinds [KindModel],
+// [KindPolicies] and [KindRollout], and a deletion of the kind [KindStore], after
+// which nothing answers about the store and nothing of it is in memory. Other
+// kinds do nothing. What cannot be read costs its application all answers. The
+// model of a free store comes into force with the revision that [Engine.Apply]
+// is told next.
 func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
-	if kind == KindStore && payload == nil {
-		e.drop(relation.StoreID(key))
-	}
-	if kind == KindPolicies {
-		name, _, _ := strings.Cut(key, "/")
+	name, _, _ := strings.Cut(key, "/")
+	switch kind {
+	case KindStore:
+		if payload == nil {
+			e.drop(relation.StoreID(key))
+		}
+	case KindPolicies:
 		return e.applyPolicies(name, payload)
+	case KindRollout:
+		return e.applyRollout(key, payload)
+	case KindOwnPolicies:
+		return e.announceOwn(key, payload)
+	case KindModel:
+		return e.applyModel(name, key, payload)
 	}
-	if kind != KindModel {
-		return nil
-	}
+	return nil
+}
+
+func (e *Engine) applyModel(name, key string, payload []byte) error {
 	var rec ModelRecord
 	err := json.Unmarshal(payload, &rec)
 	if err == nil && key != rec.Application+"/"+rec.ID {
 		err = fault.New(fault.Integrity, "a change of a model has the key of another")
 	}
-	name, _, _ := strings.Cut(key, "/")
 	if id, free := strings.CutPrefix(name, freePrefix); free {
 		if ent := e.stores.get(relation.StoreID(id)); ent != nil {
 			ent.announce(rec, err)
@@ -237,7 +277,7 @@ func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
 	} else if err == nil {
 		return e.ApplyModel(rec)
 	} else if name != System {
-		e.application(name).active.Store(nil)
+		e.application(name).standing.Store(nil)
 	}
 	if err != nil {
 		return fault.Wrap(fault.Integrity, "a change of a model cannot be read", err)
@@ -245,13 +285,12 @@ func (e *Engine) ApplyEntry(kind, key string, payload []byte) error {
 	return nil
 }
 
-// PublishModel compiles a model, stores it and, if activate says so, puts it in
-// force. It returns the model's id and the revision of the change's shard. A
-// model that is not in force answers callers that name its id. One that the
-// policies in force do not fit cannot come into force. Errors: those of
-// [schema.Parse] and of its conditions, [fault.Denied] for the system
-// application, and the store's.
-func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, application, source string, activate bool) (string, relation.Revision, error) {
+// PublishModel compiles a model and stores it. In a free store it is in force at
+// once; in an operator's application it answers callers that name its id, until
+// a rollout puts it in force. It returns the model's id and the revision of the
+// change's shard. Errors: those of [schema.Parse] and of its conditions,
+// [fault.Denied] for the system application, and the store's.
+func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, application, source string) (string, relation.Revision, error) {
 	if application == System {
 		return "", relation.Revision{}, fault.New(fault.Denied, "the system model is fixed")
 	}
@@ -261,20 +300,11 @@ func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, applica
 		return "", relation.Revision{}, err
 	}
 	id := b.model.ID()
-	if activate {
-		if _, err := a.policies(b); err != nil {
-			return "", relation.Revision{}, err
-		}
-	}
 	a.prepared.Store(b)
 	a.mu.Lock()
 	before := a.applied[id]
-	known, ok := a.records[id]
 	a.mu.Unlock()
-	rec := ModelRecord{Application: application, ID: id, Source: source, Active: activate, Created: e.cfg.Now().UTC()}
-	if ok && known.Active {
-		rec.Active = true // proposing what is in force does not end its turn
-	}
+	rec := ModelRecord{Application: application, ID: id, Source: source, Active: a.free(), Created: e.cfg.Now().UTC()}
 	rev, err := e.cfg.Store.PutModel(ctx, change, rec)
 	if err != nil {
 		if id, free := strings.CutPrefix(application, freePrefix); free && fault.KindOf(err) == fault.NotFound {
@@ -285,21 +315,22 @@ func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, applica
 	a.mu.Lock()
 	delivered := a.applied[id] != before
 	a.mu.Unlock()
-	if !delivered && !strings.HasPrefix(application, freePrefix) { // a store that delivers nothing: its order is ours
+	if !delivered && !a.free() { // a store that delivers nothing: its order is ours
 		a.install(rec, b)
 	}
 	return id, rev, nil
 }
 
-// ActiveModel returns the application's model in force, and whether there is one.
+// ActiveModel returns the application's model in force where no wave has another,
+// and whether there is one.
 // The application [System] has the system model.
 func (e *Engine) ActiveModel(application string) (*schema.Model, bool) {
 	a := e.known(application)
 	if a == nil {
 		return nil, false
 	}
-	if b := a.active.Load(); b != nil {
-		return b.model, true
+	if s := a.standing.Load(); s != nil {
+		return s.current.model.model, true
 	}
 	return nil, false
 }
@@ -313,7 +344,9 @@ func (e *Engine) Models(application string) []ModelRecord {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	out := make([]ModelRecord, 0, len(a.records))
+	s := a.standing.Load()
 	for _, rec := range a.records {
+		rec.Active = s != nil && s.current.model.model.ID() == rec.ID
 		out = append(out, rec)
 	}
 	slices.SortFunc(out, func(a, b ModelRecord) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.ID, b.ID)) })

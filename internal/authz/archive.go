@@ -174,7 +174,7 @@ func (e *Engine) RestoreWhole(ctx context.Context, change ledger.Change, next fu
 	if !ok || named == System || strings.HasPrefix(named, freePrefix) {
 		return none, 0, nil, fault.New(fault.Denied, "only a default store can be filled as a whole")
 	}
-	b, err := e.application(named).bound("")
+	by, err := e.application(named).answers(change.Store, "")
 	if err != nil {
 		return none, 0, nil, err
 	}
@@ -187,7 +187,7 @@ func (e *Engine) RestoreWhole(ctx context.Context, change ledger.Change, next fu
 		if err != nil {
 			return none, 0, nil, err
 		}
-		if b.accepts(t) != nil {
+		if by.model.accepts(t) != nil {
 			left = append(left, t)
 			continue
 		}

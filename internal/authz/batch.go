@@ -12,14 +12,14 @@ import (
 // are not read. The error is one of the whole batch: kinds as Check's of store
 // and model.
 func (e *Engine) CheckBatch(ctx context.Context, store relation.StoreID, model string, questions []Query, answer func(int, Decision, error)) (relation.Revision, string, error) {
-	ent, snap, b, err := e.view(ctx, store, model)
+	ent, snap, by, err := e.view(ctx, store, model)
 	if err != nil {
 		return relation.Revision{}, "", err
 	}
 	for i := range questions {
 		q := &questions[i]
 		q.Store = store
-		ev, err := e.askIn(ctx, ent, snap, b, &q.Asked)
+		ev, err := e.askIn(ctx, ent, snap, by, &q.Asked)
 		if err != nil {
 			answer(i, Decision{}, err)
 			continue
@@ -28,5 +28,5 @@ func (e *Engine) CheckBatch(ctx context.Context, store relation.StoreID, model s
 		ev.release()
 		answer(i, d, err)
 	}
-	return e.revision(store, snap), b.model.ID(), nil
+	return e.revision(store, snap), by.model.model.ID(), nil
 }

@@ -170,7 +170,7 @@ func TestReadersWhilePublishing(t *testing.T) {
 		})
 	}
 	for i := range 100 {
-		if _, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", []string{without, with}[i%2], true); err != nil {
+		if _, err := w.enforce(Draft{Model: []string{without, with}[i%2]}); err != nil {
 			t.Fatal(err)
 		}
 	}

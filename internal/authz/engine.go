@@ -49,7 +49,7 @@ type Engine struct {
 
 // New returns an engine that knows the stored models. Tuples are loaded store
 // by store on first use. Errors: [fault.Invalid] for an incomplete Config, the
-// store's, and [fault.Integrity] when an active stored model is not usable.
+// store's, and [fault.Integrity] when what is stored is not usable.
 func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Store == nil || cfg.Archive == nil || cfg.Application == nil || cfg.Now == nil {
 		return nil, fault.New(fault.Invalid, "authz: Store, Archive, Application and Now are required")
@@ -71,13 +71,17 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	for i := range policies {
 		e.application(policies[i].Application).takePolicies(&policies[i])
 	}
-	active := map[string]bool{}
 	for _, rec := range records {
-		if rec.Active && active[rec.Application] {
-			return nil, fault.New(fault.Integrity, "an application has two active models")
-		}
-		active[rec.Application] = active[rec.Application] || rec.Active
 		if err := e.ApplyModel(rec); err != nil {
+			return nil, err
+		}
+	}
+	rollouts, err := cfg.Store.LoadRollouts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rollouts {
+		if err := e.application(r.Application).takeRollout(r); err != nil {
 			return nil, err
 		}
 	}
@@ -111,7 +115,7 @@ type Asked struct {
 // Decision answers a [Query]. The zero Decision denies.
 type Decision struct {
 	Allowed  bool
-	Reason   string            // relation, policy, no_relation or forbidden
+	Reason   string            // relation, policy, no_relation, forbidden or exclusive_roles
 	Revision relation.Revision // of the graph that answered
 	Model    string            // id of the model that answered
 	Trace    *Trace            // nil unless asked for
@@ -166,6 +170,9 @@ func (e *Engine) decide(ev *evaluator, q *Query) (Decision, error) {
 	}
 	if q.Explain {
 		d.Trace.Allowed, d.Trace.Policies = d.Allowed, decisive(deciding)
+		if d.Reason == reasonExclusive {
+			ev.explainOverlap(q, d.Trace, object)
+		}
 	}
 	return d, nil
 }
@@ -186,25 +193,26 @@ func (ev *evaluator) failure(v truth) error {
 
 // ask makes an evaluator for a question about the store.
 func (e *Engine) ask(ctx context.Context, store relation.StoreID, a *Asked) (*evaluator, error) {
-	ent, snap, model, err := e.view(ctx, store, a.Model)
+	ent, snap, by, err := e.view(ctx, store, a.Model)
 	if err != nil {
 		return nil, err
 	}
-	return e.askIn(ctx, ent, snap, model, a)
+	return e.askIn(ctx, ent, snap, by, a)
 }
 
 // askIn makes an evaluator for a question about the snapshot.
-func (e *Engine) askIn(ctx context.Context, ent *entry, snap *snapshot, model *bound, a *Asked) (*evaluator, error) {
-	ev := newEvaluator(ctx, snap, model, e.cfg.Now)
+func (e *Engine) askIn(ctx context.Context, ent *entry, snap *snapshot, by *judgement, a *Asked) (*evaluator, error) {
+	ev := newEvaluator(ctx, snap, by.model, e.cfg.Now)
 	var err error
 	if len(a.Contextual) > 0 {
-		if ev.over, err = lay(snap, model, ent.app.syms, a.Contextual); err != nil {
+		if ev.over, err = lay(snap, by.model, ent.app.syms, a.Contextual); err != nil {
 			ev.release()
 			return nil, err
 		}
 		ev.walk = true // the sets know the stored tuples only
 	}
-	if ev.policies, err = ent.app.policies(model); err != nil {
+	ev.policies, ev.roles = by.policies, by.roles
+	if ev.own, err = snap.layer.under(by); err != nil {
 		ev.release()
 		return nil, err
 	}
@@ -213,17 +221,17 @@ func (e *Engine) askIn(ctx context.Context, ent *entry, snap *snapshot, model *b
 }
 
 // view returns what a question is answered from.
-func (e *Engine) view(ctx context.Context, store relation.StoreID, model string) (*entry, *snapshot, *bound, error) {
+func (e *Engine) view(ctx context.Context, store relation.StoreID, model string) (*entry, *snapshot, *judgement, error) {
 	for {
 		ent, snap, err := e.snapshot(ctx, store)
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		b, err := ent.app.bound(model)
+		by, err := ent.app.answers(store, model)
 		if err != nil && ent.snap.Load() == nil {
 			continue // the store left memory in between, and a free one's models with it
 		}
-		return ent, snap, b, err
+		return ent, snap, by, err
 	}
 }
 

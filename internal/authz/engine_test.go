@@ -258,8 +258,8 @@ func TestModelUpgrade(t *testing.T) {
 	w := newWorld(t, docs, append(demo, "document:x#writer@user:alice", "document:y#viewer@planet:earth")...)
 	first, _ := w.ActiveModel("docs")
 	publish := func(src string) (string, error) {
-		id, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", src, true)
-		return id, err
+		v, err := w.enforce(Draft{Model: src})
+		return v.Model, err
 	}
 	expect := func(when string, want map[string]string) {
 		t.Helper()
@@ -338,6 +338,7 @@ func TestModelRecordsAreChecked(t *testing.T) {
 	w := newWorld(t, docs)
 	m, _ := w.ActiveModel("docs")
 	for name, rec := range map[string]ModelRecord{
+		"in force":     {Application: "docs", ID: m.ID(), Source: docs, Active: true},
 		"another text": {Application: "docs", ID: m.ID(), Source: docs + "\n", Active: true},
 		"no model":     {Application: "docs", ID: schema.ID("type"), Source: "type", Active: true},
 		"an old text":  {Application: "docs", ID: m.ID(), Source: docs + "\n"},
@@ -358,25 +359,23 @@ func TestModelRecordsAreChecked(t *testing.T) {
 			t.Errorf("%s at the start: %v", name, err)
 		}
 	}
-	w.db.models = []ModelRecord{{Application: "docs", ID: schema.ID("retired"), Source: "retired"}} // no matter any more
-	if e, err := w.open(); err != nil || len(e.Models("docs")) != 1 {
+	current := ModelRecord{Application: "docs", ID: m.ID(), Source: docs}
+	w.db.models = []ModelRecord{current, {Application: "docs", ID: schema.ID("retired"), Source: "retired"}} // no matter any more
+	if e, err := w.open(); err != nil || len(e.Models("docs")) != 2 {
 		t.Errorf("an old model that no longer parses: %v", err)
 	}
-	w.db.models = []ModelRecord{
-		{Application: "docs", ID: m.ID(), Source: docs, Active: true},
-		{Application: "docs", ID: m.ID(), Source: docs, Active: true},
-	}
+	w.db.models = w.db.models[1:]
 	if _, err := w.open(); fault.KindOf(err) != fault.Integrity {
-		t.Errorf("two active models: %v", err)
+		t.Errorf("a rollout of a model that is gone: %v", err)
 	}
-	if _, _, err := w.PublishModel(context.Background(), ledger.Change{}, System, docs, true); fault.KindOf(err) != fault.Denied {
+	if _, _, err := w.PublishModel(context.Background(), ledger.Change{}, System, docs); fault.KindOf(err) != fault.Denied {
 		t.Errorf("a system model: %v", err)
 	}
-	if err := w.ApplyModel(ModelRecord{Application: "docs", ID: m.ID(), Source: docs}); err != nil {
+	if err := w.ApplyModel(current); err != nil {
 		t.Error(err)
 	}
-	if d, err := w.ask(t, "folder:a#viewer@user:x"); fault.KindOf(err) != fault.NotFound || d.Allowed {
-		t.Errorf("a model whose turn ended answers %+v, %v", d, err)
+	if d, err := w.ask(t, "folder:a#viewer@user:x"); err != nil || d.Allowed {
+		t.Errorf("a model that is proposed while it is in force: %+v, %v", d, err)
 	}
 }
 
@@ -399,12 +398,12 @@ func TestModelRecordGolden(t *testing.T) {
 func TestSystemModel(t *testing.T) {
 	t.Parallel()
 	roles := map[string]string{
-		"operator":          "can_create_tenant can_invite can_suspend",
+		"operator":          "can_create_tenant can_invite can_suspend can_roll_back_release can_read_release",
 		"administrator":     "can_invite can_manage_users can_read_users can_manage_services can_manage_connections can_install can_manage_stores can_suspend can_propose_model",
 		"access_manager":    "can_read_users can_write_tuples can_read_tuples can_explain can_manage_stores can_read_model can_check can_propose_model",
-		"policy_author":     "can_publish_model can_read_model can_propose_model",
-		"approver":          "",
-		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check",
+		"policy_author":     "can_read_model can_propose_model can_propose_release can_refuse_release can_activate_release can_roll_back_release can_rehearse_release can_read_release",
+		"approver":          "can_read_model can_approve_release can_refuse_release can_activate_release can_roll_back_release can_rehearse_release can_read_release",
+		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check can_read_release",
 		"key_administrator": "",
 	}
 	m, err := schema.Parse(SystemModel)

@@ -106,6 +106,10 @@ type evaluator struct {
 	now                         func() time.Time
 	at                          int64       // now, once asked
 	policies                    *policy.Set // nil without any
+	own                         *policy.Set // the tenant's; nil without any
+	roles                       *roleSet    // nil without any
+	clash                       *Overlap    // which roles exclude each other, of a deny for that reason
+	generous                    bool        // of an assignment: conditions count as met, nothing is subtracted
 	verified                    func() policy.Verified
 	subjectClaims, objectClaims map[string]any
 	groups                      *groupSet
@@ -384,7 +388,7 @@ func (ev *evaluator) guardedTuples(f *frame, it item, key uint32, words, caveats
 func (ev *evaluator) operator(op *operator, object uint32, explicit bool) truth {
 	if op.except {
 		v := ev.ask(question{object, op.operands[0], explicit}, false)
-		if v > no && ev.fatal == nil {
+		if v > no && ev.fatal == nil && !ev.generous {
 			v = min(v, ev.ask(question{object, op.operands[1], false}, true).not())
 		}
 		return v

@@ -21,6 +21,7 @@ type snapshot struct {
 	touched []uint64 // by the symbol of a type: when a tuple on an object of it changed last
 	guards  caveats
 	sets    *groupSets // shared by all snapshots of one graph
+	layer   *layer     // the tenant's own policies; nil without any
 }
 
 // caveat is why a tuple counts only sometimes.

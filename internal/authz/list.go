@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"bulwark.example/internal/policy"
 	"bulwark.example/internal/relation"
 )
 
@@ -21,18 +22,6 @@ type ObjectsQuery struct {
 	Asked
 	Limit int    // of the page; 0: all
 	After string // an object's id: the page begins behind it; "" for the first
-}
-
-// UsersQuery asks which subjects of a form have the relation to the object.
-type UsersQuery struct {
-	Store    relation.StoreID
-	Object   string
-	Relation string
-	Type     string // of the subjects
-	Userset  string // their relation, for usersets; "" for objects and everyone
-	Asked
-	Limit int
-	After string // a subject
 }
 
 // List answers a list.
@@ -69,7 +58,7 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 	ev.walk = ev.walk || ev.who.every == 0
 	w := &wave{ev: ev}
 	ids := w.verified(target, w.objects(target))
-	if ev.policies != nil {
+	if ev.guarded() || ev.roles.excludes(q.Type) {
 		ids = w.judged(target, typ, q.Subject, ids)
 	}
 	names := make([]string, 0, len(ids)+1)
@@ -77,51 +66,10 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 		names = append(names, ev.name(id))
 	}
 	if self, _ := relation.SplitSubject(q.Subject); ev.who.object == 0 && ev.who.set && target.itself(ev.who.form) {
-		names = append(names, self) // an object that no tuple names has this userset all the same
-	}
-	return e.list(q.Store, w, names, q.Limit, q.After)
-}
-
-// ListUsers returns the subjects of the form that have the relation, of those that
-// the store's tuples name. Everyone of a type is listed as "user:*"; who has the
-// relation for that reason alone is not listed beside it. Kinds: as
-// [Engine.ListObjects]; a condition that cannot be evaluated on a tuple that the
-// list meets is an error of the list.
-func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
-	ev, err := e.ask(ctx, q.Store, &q.Asked)
-	if err != nil {
-		return List{}, err
-	}
-	defer ev.release()
-	ev.limit, ev.walk = maxListEdges, true
-	object, typ, err := ev.objectOf(q.Object)
-	if err != nil {
-		return List{}, err
-	}
-	prog, err := typ.program(q.Relation)
-	if err != nil {
-		return List{}, err
-	}
-	of := ev.model.types[q.Type]
-	if of == nil {
-		return List{}, noType("user", q.Type)
-	}
-	want := wanted{asker: asker{form: of.object}, every: of.anybody}
-	suffix := ""
-	if q.Userset != "" {
-		p, err := of.program(q.Userset)
-		if err != nil {
-			return List{}, err
+		ev.same = true // an object that no tuple names has this userset all the same
+		if w.judge(self, q.Subject, target, 0, yes) {
+			names = append(names, self)
 		}
-		want, suffix = wanted{asker: asker{form: p.userset, set: true}}, "#"+q.Userset
-	}
-	w := &wave{ev: ev}
-	var names []string
-	for _, id := range w.users(q.Object, object, prog, want, of) {
-		names = append(names, ev.name(id)+suffix)
-	}
-	if object == 0 && want.set && prog.itself(want.form) {
-		names = append(names, q.Object+suffix)
 	}
 	return e.list(q.Store, w, names, q.Limit, q.After)
 }
@@ -295,8 +243,23 @@ func (w *wave) verified(target *program, spots []spot) []uint32 {
 	return ids
 }
 
-// judged returns the objects that the policies leave, and those that they add of
-// all objects of the type that the store knows.
+// judge tells what policies and exclusive roles leave of a value.
+func (w *wave) judge(object, subject string, prog *program, id uint32, v truth) bool {
+	if w.stop() {
+		return false
+	}
+	allowed, _, _, err := w.ev.judge(object, subject, prog, id, v)
+	switch {
+	case err == errEdges:
+		w.cut, w.ev.fatal = true, nil
+	case err != nil:
+		w.err = err
+	}
+	return allowed && err == nil
+}
+
+// judged returns the objects that policies and exclusive roles leave, and those
+// that policies add of all objects of the type that the store knows.
 func (w *wave) judged(target *program, typ *boundType, subject string, ids []uint32) []uint32 {
 	ev := w.ev
 	had := make(map[uint32]bool, len(ids))
@@ -304,7 +267,7 @@ func (w *wave) judged(target *program, typ *boundType, subject string, ids []uin
 		had[id] = true
 	}
 	candidates := ids
-	if _, permits := ev.policies.Candidates(target.typ, target.name); permits > 0 && ev.who.every != 0 {
+	if w.permits(target) && ev.who.every != 0 {
 		candidates = nil
 		for id := uint32(1); id <= ev.snap.n; id++ {
 			if ev.snap.form(id) == typ.object {
@@ -312,7 +275,6 @@ func (w *wave) judged(target *program, typ *boundType, subject string, ids []uin
 			}
 		}
 	}
-	who := ev.who
 	kept := ids[:0:0]
 	for _, id := range candidates {
 		if !w.count(1) {
@@ -322,17 +284,28 @@ func (w *wave) judged(target *program, typ *boundType, subject string, ids []uin
 		if had[id] {
 			v = yes
 		}
-		allowed, _, _, err := ev.judge(ev.name(id), subject, target, id, v)
-		if ev.who = who; err != nil {
-			w.err = err
-			break
-		}
-		if allowed {
+		if w.judge(ev.name(id), subject, target, id, v) {
 			kept = append(kept, id)
 		}
 	}
 	return kept
 }
+
+// permits tells whether a policy may allow what relations do not.
+func (w *wave) permits(prog *program) bool {
+	for _, set := range [...]*policy.Set{w.ev.policies, w.ev.own} {
+		if set == nil {
+			continue
+		}
+		if _, permits := set.Candidates(prog.typ, prog.name); permits > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// guarded tells whether there are policies.
+func (ev *evaluator) guarded() bool { return ev.policies != nil || ev.own != nil }
 
 // asks puts one question to the evaluator.
 func (w *wave) asks(object uint32, prog *program, explicit bool) bool {
@@ -349,152 +322,6 @@ func (w *wave) asks(object uint32, prog *program, explicit bool) bool {
 		w.err = err
 	}
 	return v == yes && w.err == nil
-}
-
-// wanted is which subjects a list is about.
-type wanted struct {
-	asker
-	every sym // also everyone of the type
-}
-
-// users returns who holds the program, after what the policies say about each.
-// Everyone of a type is not one who asks: of those, the policies say nothing.
-func (w *wave) users(name string, object uint32, prog *program, want wanted, of *boundType) []uint32 {
-	ev := w.ev
-	ids := w.subjects(object, prog, want)
-	if ev.policies == nil || want.set || w.stop() {
-		return ids
-	}
-	had := make(map[uint32]bool, len(ids))
-	for _, id := range ids {
-		had[id] = true
-	}
-	candidates := ids
-	if _, permits := ev.policies.Candidates(prog.typ, prog.name); permits > 0 {
-		for id := uint32(1); id <= ev.snap.n; id++ {
-			if ev.snap.form(id) == of.object && !had[id] {
-				candidates = append(candidates, id)
-			}
-		}
-	}
-	var kept []uint32
-	for _, id := range candidates {
-		if !w.count(1) {
-			break
-		}
-		ev.who = asker{object: id, form: of.object, every: of.anybody}
-		v := no
-		if had[id] {
-			v = yes
-		}
-		if id == ev.everyone(of.anybody) {
-			kept = append(kept, id)
-			continue
-		}
-		clear(ev.memo)
-		ev.fix = nil
-		allowed, _, _, err := ev.judge(name, ev.name(id), prog, object, v)
-		if err != nil {
-			w.err = err
-			break
-		}
-		if allowed {
-			kept = append(kept, id)
-		}
-	}
-	return kept
-}
-
-// subjects searches downwards from the object for who holds the program.
-func (w *wave) subjects(object uint32, prog *program, want wanted) []uint32 {
-	ev := w.ev
-	sure := map[uint32]bool{} // who was found, and whether it is sure
-	note := func(id uint32, ok bool) { sure[id] = sure[id] || ok }
-	w.run(func(bool) {
-		w.add(spot{object, prog, 0, true})
-	}, func(at spot, surely bool) {
-		if want.set && at.object != 0 && at.prog.itself(want.form) {
-			note(at.object, at.sure)
-		}
-		nd := ev.out(at.object)
-		for i := 0; i < len(nd); {
-			key, words, caveats, after := nd.next(i)
-			i = after
-			w.descend(at, key&^guarded, words, caveats, want, note)
-		}
-		if surely {
-			return
-		}
-		for _, op := range at.prog.operators {
-			for n, operand := range op.operands {
-				if n == 0 || !op.except {
-					w.add(spot{at.object, operand, at.depth, false})
-				}
-			}
-		}
-	})
-	ids := make([]uint32, 0, len(sure))
-	ev.cause = nil
-	for id, ok := range sure {
-		if !ok {
-			ev.who = want.asker
-			ev.who.object = id
-			if want.every != 0 && id == ev.everyone(want.every) {
-				ev.who.form = want.every
-			} else if !want.set {
-				ev.who.every = want.every
-			}
-			clear(ev.memo)
-			ok = w.asks(object, prog, !want.set && ev.who.form != want.every)
-		}
-		if ok {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
-// descend follows one group of an object's tuples.
-func (w *wave) descend(at spot, key uint32, words, caveats []uint32, want wanted, note func(uint32, bool)) {
-	for n := range at.prog.actions {
-		a := &at.prog.actions[n]
-		if a.key != key {
-			continue
-		}
-		if !w.count(len(words)) {
-			return
-		}
-		form := keySubject(key)
-		names := !a.parent && (form == want.form || form == want.every)
-		if !names && a.next == nil {
-			continue
-		}
-		for n, word := range words {
-			if caveats == nil && a.condition != "" {
-				continue
-			}
-			if caveats != nil {
-				c := w.ev.caveat(caveats[n])
-				if c.condition != a.condition {
-					continue
-				}
-				v := w.ev.holds(c)
-				if v == no {
-					continue
-				}
-				if v == unknown { // as in OpenFGA, also where another tuple says yes
-					w.err = w.ev.cause
-					return
-				}
-			}
-			if names {
-				note(word, at.sure)
-			}
-			if a.next != nil {
-				w.add(spot{word, a.next, at.depth + 1, at.sure})
-			}
-		}
-	}
 }
 
 // reach is what a list of objects needs to know of a model: which programs can

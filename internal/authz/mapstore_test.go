@@ -26,7 +26,10 @@ type mapStore struct {
 	revs     map[relation.StoreID]uint64
 	models   []ModelRecord
 	policies []PolicyRecord
+	rollouts map[string]Rollout
 	events   []ledger.Event
+	own      map[relation.StoreID]*OwnPolicies
+	roles    map[relation.StoreID]map[string]Role
 	engine   *Engine // delivered to, once there is one
 
 	loads     int
@@ -36,14 +39,14 @@ type mapStore struct {
 }
 
 func newMapStore() *mapStore {
-	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]relation.Tuple{}, revs: map[relation.StoreID]uint64{}}
+	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]relation.Tuple{}, revs: map[relation.StoreID]uint64{}, rollouts: map[string]Rollout{}}
 }
 
 func (s *mapStore) LoadGraph(_ context.Context, id relation.StoreID, each func(relation.Tuple) error) (Loaded, error) {
 	s.mu.Lock()
 	s.loads++
 	list, rev, err, hook := slices.Collect(maps.Values(s.tuples[id])), s.revs[id], s.loadErr, s.onLoad
-	l := Loaded{Revision: relation.Revision{Epoch: 1, Store: id, Rev: rev}}
+	l := Loaded{Revision: relation.Revision{Epoch: 1, Store: id, Rev: rev}, Own: s.own[id]}
 	for _, m := range s.models {
 		if m.Application == FreeApplication(id) {
 			l.Models = append(l.Models, m)
@@ -136,16 +139,51 @@ func (s *mapStore) LoadPolicies(context.Context) ([]PolicyRecord, error) {
 	return slices.Clone(s.policies), nil
 }
 
-func (s *mapStore) PutPolicies(_ context.Context, c ledger.Change, rec PolicyRecord) (relation.Revision, error) {
+func (s *mapStore) LoadRollouts(context.Context) ([]Rollout, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.policies = append(slices.DeleteFunc(s.policies, func(p PolicyRecord) bool { return p.Application == rec.Application }), rec)
-	s.revs[c.Store]++
-	payload, err := json.Marshal(rec)
-	if err == nil && s.engine != nil {
-		err = s.engine.ApplyEntry(KindPolicies, rec.Application+"/"+rec.ID, payload)
+	return slices.Collect(maps.Values(s.rollouts)), nil
+}
+
+func (s *mapStore) PutRollout(_ context.Context, ch ledger.Change, r Rollout, c Content) (relation.Revision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.Serial != s.rollouts[r.Application].Serial+1 {
+		return relation.Revision{}, fault.New(fault.Conflict, "the rollout has changed meanwhile")
 	}
-	return relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}, err
+	s.rollouts[r.Application] = r
+	entries := map[string]any{}
+	for _, m := range c.Models {
+		s.models = append(slices.DeleteFunc(s.models, func(o ModelRecord) bool { return o.Application == m.Application && o.ID == m.ID }), m)
+		entries[KindModel] = m
+	}
+	for _, p := range c.Policies {
+		s.policies = append(slices.DeleteFunc(s.policies, func(o PolicyRecord) bool { return o.Application == p.Application && o.ID == p.ID }), p)
+		entries[KindPolicies] = p
+	}
+	entries[KindRollout] = r
+	s.revs[ch.Store]++
+	for _, kind := range []string{KindModel, KindPolicies, KindRollout} {
+		v, ok := entries[kind]
+		if !ok || s.engine == nil {
+			continue
+		}
+		key := map[string]string{KindRollout: r.Application}[kind]
+		switch v := v.(type) {
+		case ModelRecord:
+			key = v.Application + "/" + v.ID
+		case PolicyRecord:
+			key = v.Application + "/" + v.ID
+		}
+		payload, err := json.Marshal(v)
+		if err == nil {
+			err = s.engine.ApplyEntry(kind, key, payload)
+		}
+		if err != nil {
+			return relation.Revision{}, err
+		}
+	}
+	return relation.Revision{Epoch: 1, Store: ch.Store, Rev: s.revs[ch.Store]}, nil
 }
 
 // mapArchive reads from a mapStore.
@@ -221,6 +259,7 @@ type world struct {
 	*Engine
 	db     *mapStore
 	store  relation.StoreID
+	second relation.StoreID // another tenant's default store
 	system relation.StoreID
 }
 
@@ -236,16 +275,20 @@ func newWorld(t testing.TB, model string, tuples ...string) *world {
 
 // newSilentWorld is for generated models, which may be refused.
 func newSilentWorld(model string) (*world, error) {
-	w := &world{db: newMapStore(), store: relation.StoreID(tenant.RandomID()), system: relation.StoreID(tenant.RandomID())}
+	w := &world{db: newMapStore(), store: relation.StoreID(tenant.RandomID()), second: relation.StoreID(tenant.RandomID()), system: relation.StoreID(tenant.RandomID())}
 	var err error
 	if w.Engine, err = w.open(); err != nil {
 		return nil, err
 	}
 	w.db.engine = w.Engine
 	if model != "" {
-		_, _, err = w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", model, true)
+		_, err = w.enforce(Draft{Model: model})
 	}
 	return w, err
+}
+
+func (w *world) enforce(d Draft) (Version, error) {
+	return w.Enforce(context.Background(), ledger.Change{Store: w.system}, "docs", d)
 }
 
 // open starts an engine on what the store holds, as a new process would.
@@ -257,7 +300,7 @@ func (w *world) open() (*Engine, error) {
 			if id == w.system {
 				return System, true
 			}
-			return "docs", id == w.store
+			return "docs", id == w.store || id == w.second
 		},
 	})
 }

@@ -2,7 +2,6 @@ package authz
 
 import (
 	"fmt"
-	"slices"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
@@ -35,7 +34,7 @@ func lay(s *snapshot, b *bound, syms *symbols, tuples []relation.Tuple) (*overla
 	if len(tuples) > MaxContextual {
 		return nil, fault.New(fault.TooLarge, fmt.Sprintf("one question may bring %d contextual tuples at most", MaxContextual))
 	}
-	o := &overlay{s: s, out: map[uint32]node{}, in: map[uint32]node{}, ids: map[string]uint32{}, every: map[sym]uint32{}}
+	o := newOverlay(s)
 	seen := map[relation.Tuple]bool{}
 	out, in := map[uint32][]change{}, map[uint32][]change{}
 	for _, t := range tuples {
@@ -53,19 +52,32 @@ func lay(s *snapshot, b *bound, syms *symbols, tuples []relation.Tuple) (*overla
 		out[e.object] = append(out[e.object], change{edge: e.out()})
 		in[e.word] = append(in[e.word], change{edge: e.in()})
 	}
-	for id, changes := range out {
-		o.out[id] = over(s.out.node(id), changes)
-	}
-	for id, changes := range in {
-		o.in[id] = over(s.in.node(id), changes)
-	}
+	o.finish(out, in)
 	return o, nil
 }
 
-// over returns the node with the edges in place of any that have their keys.
+func newOverlay(s *snapshot) *overlay {
+	return &overlay{s: s, out: map[uint32]node{}, in: map[uint32]node{}, ids: map[string]uint32{}, every: map[sym]uint32{}}
+}
+
+// finish makes the whole nodes of the changes by entity.
+func (o *overlay) finish(out, in map[uint32][]change) {
+	for id, changes := range out {
+		o.out[id] = over(o.s.out.node(id), changes)
+	}
+	for id, changes := range in {
+		o.in[id] = over(o.s.in.node(id), changes)
+	}
+}
+
+// over returns the node with the edges in place of any that have their keys, and
+// without those that go.
 func over(base node, come []change) node {
-	changes := slices.Clone(come)
+	changes := make([]change, 0, 2*len(come))
 	for _, c := range come {
+		if !c.gone {
+			changes = append(changes, c)
+		}
 		plain, _ := base.group(c.key)
 		under, _ := base.group(c.key | guarded)
 		if holds(plain, c.word) || holds(under, c.word) {

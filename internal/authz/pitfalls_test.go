@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 )
@@ -154,7 +153,7 @@ func TestPitfall06OldModelsAnswer(t *testing.T) {
 	w := newWorld(t, docs, append(demo, "document:news#writer@user:zoe")...)
 	old, _ := w.ActiveModel("docs")
 	next := strings.Replace(docs, "define viewer: [user, user:*, service, team#member] or editor or viewer from parent\n    define can_view", "define viewer: [user, service] or editor or viewer from parent\n    define can_view", 1)
-	if _, _, err := w.PublishModel(context.Background(), ledger.Change{Store: w.system}, "docs", next, true); err != nil {
+	if _, err := w.enforce(Draft{Model: next}); err != nil {
 		t.Fatal(err)
 	}
 	w.expect(t, Asked{}, map[string]string{"document:news#can_view@user:any": "deny", "document:memo#can_view@user:eve": "deny", "document:roadmap#can_view@user:carol": "allow"})

@@ -1,22 +1,17 @@
 package authz
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/policy"
-	"bulwark.example/internal/relation"
 )
 
 // KindPolicies is the changelog's kind of guard policies: the key is
-// "<application>/<id>", the payload the JSON of a [PolicyRecord]. That of an
-// active one ends the turn of the application's other active record.
+// "<application>/<id>", the payload the JSON of a [PolicyRecord].
 const KindPolicies = "policies"
 
 // PolicyRecord is one version of an application's guard policies. Its JSON form
@@ -26,7 +21,6 @@ type PolicyRecord struct {
 	ID          string       `json:"id"` // [policy.Set.ID] under the model that it was published with
 	Files       []PolicyFile `json:"files"`
 	Claims      Claims       `json:"claims,omitzero"`
-	Active      bool         `json:"active"`
 	Created     time.Time    `json:"created"`
 }
 
@@ -43,6 +37,7 @@ type Claims struct {
 	Types      map[string]map[string]string `json:"types,omitempty"`
 	Principals []string                     `json:"principals,omitempty"` // types that ask; empty: all
 	Zone       string                       `json:"zone,omitempty"`       // IANA name of the time zone of hours and weekdays; empty: UTC
+	Delegate   []string                     `json:"delegate,omitempty"`   // relations that tenants' own policies may permit: "document#can_view"
 }
 
 var claimKinds = map[string]policy.Kind{
@@ -62,26 +57,33 @@ func kindsOf(declared map[string]string) (map[string]policy.Kind, error) {
 	return out, nil
 }
 
-// guards are the policies in force, compiled for one model.
-type guards struct {
-	record *PolicyRecord
-	set    *policy.Set
-	err    error // they do not fit the model: nothing is answered by it
-}
-
-// compiledGuards caches what a bound model last compiled.
-type compiledGuards = atomic.Pointer[guards]
-
 // compileGuards compiles the record for a model.
 func (b *bound) compileGuards(rec *PolicyRecord) (*policy.Set, error) {
-	v := policy.Vocabulary{Principals: rec.Claims.Principals}
-	var err error
-	if v.Claimed, err = kindsOf(rec.Claims.Context); err != nil {
+	v, err := b.vocabulary(rec.Claims)
+	if err != nil {
 		return nil, err
 	}
-	for typ := range rec.Claims.Types {
+	grants, err := b.delegated(rec.Claims.Delegate)
+	if err != nil {
+		return nil, err
+	}
+	var sources []policy.Source
+	for _, f := range rec.Files {
+		sources = append(sources, policy.Source{Name: f.Name, Text: f.Text})
+	}
+	return policy.Compile(v, sources, grants...)
+}
+
+// vocabulary is what policies may talk about.
+func (b *bound) vocabulary(claims Claims) (policy.Vocabulary, error) {
+	v := policy.Vocabulary{Principals: claims.Principals}
+	var err error
+	if v.Claimed, err = kindsOf(claims.Context); err != nil {
+		return v, err
+	}
+	for typ := range claims.Types {
 		if b.types[typ] == nil {
-			return nil, fault.New(fault.Invalid, "the model has no type "+clip(typ)+", for which claims are declared")
+			return v, fault.New(fault.Invalid, "the model has no type "+clip(typ)+", for which claims are declared")
 		}
 	}
 	for _, typ := range b.model.Types() {
@@ -89,72 +91,26 @@ func (b *bound) compileGuards(rec *PolicyRecord) (*policy.Set, error) {
 		for _, r := range b.model.Relations(typ) {
 			t.Relations = append(t.Relations, r.Name)
 		}
-		if t.Claimed, err = kindsOf(rec.Claims.Types[typ]); err != nil {
-			return nil, err
+		if t.Claimed, err = kindsOf(claims.Types[typ]); err != nil {
+			return v, err
 		}
 		v.Types = append(v.Types, t)
 	}
-	if rec.Claims.Zone != "" {
-		v.Zone, err = time.LoadLocation(rec.Claims.Zone)
-		if err != nil || rec.Claims.Zone == "Local" { // "Local" is another zone on another node
-			return nil, fault.Wrap(fault.Invalid, "there is no time zone "+clip(rec.Claims.Zone), err)
+	if claims.Zone != "" {
+		v.Zone, err = time.LoadLocation(claims.Zone)
+		if err != nil || claims.Zone == "Local" { // "Local" is another zone on another node
+			return v, fault.Wrap(fault.Invalid, "there is no time zone "+clip(claims.Zone), err)
 		}
 	}
-	var sources []policy.Source
-	for _, f := range rec.Files {
-		sources = append(sources, policy.Source{Name: f.Name, Text: f.Text})
-	}
-	return policy.Compile(v, sources)
+	return v, nil
 }
 
-// policies returns the set in force for a model; nil if the application has none.
-// Policies that do not fit the model leave it without answers: what they forbid
-// must not be allowed by an older version.
-func (a *application) policies(b *bound) (*policy.Set, error) {
-	rec := a.guards.Load()
-	if rec == nil {
-		return nil, nil
-	}
-	if g := b.guards.Load(); g != nil && g.record == rec {
-		return g.set, g.err
-	}
-	g := &guards{record: rec}
-	if g.set, g.err = b.compileGuards(rec); g.err != nil {
-		g.err = fault.Wrap(fault.Invalid, "the policies in force do not fit this model: "+fault.Public(g.err), g.err)
-	}
-	b.guards.Store(g)
-	return g.set, g.err
-}
-
-// PublishPolicies compiles guard policies for the active model, stores them as
-// the application's active ones and puts them in force. It returns their id and
-// the revision of the change's shard. No files: no policies. Errors: those of
-// [policy.Compile], [fault.Denied] for the system application, [fault.NotFound]
-// without an active model, and the store's.
-func (e *Engine) PublishPolicies(ctx context.Context, change ledger.Change, application string, files []PolicyFile, claims Claims) (string, relation.Revision, error) {
-	if application == System {
-		return "", relation.Revision{}, fault.New(fault.Denied, "the system store has no policies")
-	}
-	b, err := e.application(application).bound("")
-	if err != nil {
-		return "", relation.Revision{}, err
-	}
-	rec := PolicyRecord{Application: application, Files: slices.Clone(files), Claims: claims, Active: true, Created: e.cfg.Now().UTC()}
-	set, err := b.compileGuards(&rec)
-	if err != nil {
-		return "", relation.Revision{}, err
-	}
-	rec.ID = set.ID()
-	rev, err := e.cfg.Store.PutPolicies(ctx, change, rec)
-	return rec.ID, rev, err
-}
-
-// Policies returns the application's guard policies in force, and whether there
-// are any.
+// Policies returns the application's guard policies in force where no wave has
+// others, and whether there are any.
 func (e *Engine) Policies(application string) (PolicyRecord, bool) {
 	if a := e.known(application); a != nil {
-		if rec := a.guards.Load(); rec != nil {
-			return *rec, true
+		if s := a.standing.Load(); s != nil && s.current.policies != nil {
+			return *s.current.policies, true
 		}
 	}
 	return PolicyRecord{}, false
@@ -169,7 +125,7 @@ func (e *Engine) applyPolicies(name string, payload []byte) error {
 	}
 	if err != nil || name == System {
 		if name != System {
-			e.application(name).active.Store(nil) // the old ones may allow what these forbid
+			e.application(name).standing.Store(nil)
 		}
 		return fault.Wrap(fault.Integrity, "a change of policies cannot be read", err)
 	}
@@ -178,35 +134,54 @@ func (e *Engine) applyPolicies(name string, payload []byte) error {
 }
 
 func (a *application) takePolicies(rec *PolicyRecord) {
-	switch {
-	case rec.Active && len(rec.Files) == 0:
-		a.guards.Store(nil)
-	case rec.Active:
-		a.guards.Store(rec)
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.policies[rec.ID] = rec
 }
 
 // Why a decision is what it is, in one word.
 const (
-	reasonRelation   = "relation"    // tuples give the relation
-	reasonPolicy     = "policy"      // a policy permits
-	reasonForbidden  = "forbidden"   // a policy forbids
-	reasonNoRelation = "no_relation" // nothing gives it
+	reasonRelation   = "relation"        // tuples give the relation
+	reasonPolicy     = "policy"          // a policy permits
+	reasonForbidden  = "forbidden"       // a policy forbids
+	reasonNoRelation = "no_relation"     // nothing gives it
+	reasonExclusive  = "exclusive_roles" // two relations are held that exclude each other
 )
 
-// judge completes the value of the relation by what the policies say. They are
-// about who asks, so a question about a userset or about everyone is one of
-// relations alone.
+// judge completes the value of the relation by what the policies say, then by
+// which roles exclude each other: whoever holds two is allowed nothing.
 func (ev *evaluator) judge(object, subject string, prog *program, id uint32, v truth) (bool, string, []policy.Decisive, error) {
+	allowed, reason, deciding, err := ev.consult(object, subject, prog, id, v)
+	if !allowed || err != nil || !ev.roles.excludes(prog.typ) {
+		return allowed, reason, deciding, err
+	}
+	if ev.clash, err = ev.overlap(prog, id, v); err != nil {
+		return false, "", nil, err
+	}
+	if ev.clash != nil {
+		return false, reasonExclusive, deciding, nil
+	}
+	return true, reason, deciding, nil
+}
+
+// consult asks the policies. They are about who asks, so a question about a
+// userset or about everyone is one of relations alone.
+func (ev *evaluator) consult(object, subject string, prog *program, id uint32, v truth) (bool, string, []policy.Decisive, error) {
 	allowed, reason := v == yes, reasonNoRelation
 	if allowed {
 		reason = reasonRelation
 	}
-	set := ev.policies
-	if set == nil || ev.who.every == 0 {
+	if ev.policies == nil && ev.own == nil || ev.who.every == 0 {
 		return allowed, reason, nil, nil
 	}
-	forbids, permits := set.Candidates(prog.typ, prog.name)
+	sets := [...]*policy.Set{ev.policies, ev.own}
+	var forbids, permits int
+	for _, set := range sets {
+		if set != nil {
+			f, p := set.Candidates(prog.typ, prog.name)
+			forbids, permits = forbids+f, permits+p
+		}
+	}
 	if permits == 0 && (forbids == 0 || !allowed) {
 		return allowed, reason, nil, nil // nothing can change it
 	}
@@ -220,33 +195,60 @@ func (ev *evaluator) judge(object, subject string, prog *program, id uint32, v t
 	if req.Verified.Time.IsZero() {
 		req.Verified.Time = ev.now()
 	}
-	asks := set.Asks(prog.typ, prog.name)
-	req.Verified.Relations = make([]string, 0, len(asks)) // known, though perhaps empty
-	for _, rel := range asks {
-		v, _ := ev.answer(id, ev.model.types[prog.typ].programs[rel], false)
-		if err := ev.failure(v); err != nil {
+	var err error
+	if req.Verified.Relations, err = ev.relations(sets[:], prog, id); err != nil {
+		return false, "", nil, err
+	}
+	var all policy.Answer
+	for _, set := range sets {
+		if set == nil {
+			continue
+		}
+		answer, err := set.Decide(&req)
+		if err != nil {
 			return false, "", nil, err
 		}
-		if v == yes {
-			req.Verified.Relations = append(req.Verified.Relations, rel)
+		all.Forbid, all.Permit = all.Forbid || answer.Forbid, all.Permit || answer.Permit
+		all.Deciding = append(all.Deciding, answer.Deciding...)
+	}
+	switch {
+	case all.Forbid:
+		return false, reasonForbidden, slices.DeleteFunc(all.Deciding, func(d policy.Decisive) bool { return d.Permit }), nil
+	case all.Permit && !allowed:
+		return true, reasonPolicy, all.Deciding, nil
+	}
+	return allowed, reason, all.Deciding, nil
+}
+
+// relations returns those of the relations that policies look for which the asker
+// has to the object, known though perhaps none.
+func (ev *evaluator) relations(sets []*policy.Set, prog *program, id uint32) ([]string, error) {
+	held := []string{}
+	for n, set := range sets {
+		if set == nil {
+			continue
+		}
+		for _, rel := range set.Asks(prog.typ, prog.name) {
+			if n > 0 && slices.Contains(held, rel) {
+				continue
+			}
+			v := ev.value(id, ev.model.types[prog.typ].programs[rel])
+			if err := ev.failure(v); err != nil {
+				return nil, err
+			}
+			if v == yes {
+				held = append(held, rel)
+			}
 		}
 	}
-	answer, err := set.Decide(&req)
-	switch {
-	case err != nil:
-		return false, "", nil, err
-	case answer.Forbid:
-		return false, reasonForbidden, answer.Deciding, nil
-	case answer.Permit && !allowed:
-		return true, reasonPolicy, answer.Deciding, nil
-	}
-	return allowed, reason, answer.Deciding, nil
+	return held, nil
 }
 
 // Decisive is a policy that had a part in a decision.
 type Decisive struct {
-	Policy string `json:"policy"` // its @id, else file:line
-	Effect string `json:"effect"` // permit or forbid
+	Policy string `json:"policy"`           // its @id, else file:line
+	Effect string `json:"effect"`           // permit or forbid
+	Tenant bool   `json:"tenant,omitempty"` // one of the tenant's own
 	Error  string `json:"error,omitempty"`
 }
 
@@ -261,7 +263,7 @@ func decisive(list []policy.Decisive) []Decisive {
 		if name == "" {
 			name = fmt.Sprintf("%s:%d", d.Source, d.Line)
 		}
-		out = append(out, Decisive{name, effect, d.Error})
+		out = append(out, Decisive{name, effect, d.Tenant, d.Error})
 	}
 	return out
 }

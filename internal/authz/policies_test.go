@@ -42,11 +42,11 @@ func publish(t *testing.T, w *world, text string) string {
 		files = []PolicyFile{{Name: "guards.cedar", Text: text}}
 	}
 	claims := Claims{Context: map[string]string{"ticket": "string", "amr": "strings"}}
-	id, _, err := w.PublishPolicies(context.Background(), ledger.Change{Store: w.system}, "docs", files, claims)
+	v, err := w.enforce(Draft{Model: docs, Policies: files, Claims: claims})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return id
+	return v.Policies
 }
 
 func mfa() policy.Verified { return policy.Verified{AMR: []string{"pwd", "mfa"}} }
@@ -140,21 +140,23 @@ func TestPoliciesAndModels(t *testing.T) {
 		"an unknown attribute": `forbid (principal, action, resource) when { context.verified.shoe == "x" };`,
 		"no Cedar":             `forbid everything`,
 	} {
-		_, _, err := w.PublishPolicies(ctx, ledger.Change{Store: w.system}, "docs", []PolicyFile{{"bad.cedar", text}}, Claims{})
+		_, err := w.enforce(Draft{Model: docs, Policies: []PolicyFile{{"bad.cedar", text}}})
 		if fault.KindOf(err) != fault.Invalid || !strings.HasPrefix(fault.Public(err), "bad.cedar:") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, _, err := w.PublishPolicies(ctx, ledger.Change{Store: w.system}, System, nil, Claims{}); fault.KindOf(err) != fault.Denied {
+	if _, err := w.Enforce(ctx, ledger.Change{Store: w.system}, System, Draft{Model: docs}); fault.KindOf(err) != fault.Denied {
 		t.Errorf("the system store: %v", err)
 	}
+	now, _ := w.Rollout("docs")
 	without := strings.Replace(docs, "    define can_edit: editor\n", "", 1)
-	if _, _, err := w.PublishModel(ctx, ledger.Change{Store: w.system}, "docs", without, true); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("a model without a relation that the policies name: %v", err)
-	}
-	old, _, err := w.PublishModel(ctx, ledger.Change{Store: w.system}, "docs", without, false)
+	old, _, err := w.PublishModel(ctx, ledger.Change{Store: w.system}, "docs", without)
 	if err != nil {
 		t.Fatal(err)
+	}
+	misfit := Rollout{Application: "docs", Serial: now.Serial + 1, Current: Version{Model: old, Policies: now.Current.Policies}}
+	if err := w.Roll(ctx, ledger.Change{Store: w.system}, misfit, Content{}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a model without a relation that the policies name: %v", err)
 	}
 	q := Query{Store: w.store, Object: "document:roadmap", Relation: "can_view", Subject: "user:alice", Asked: Asked{Model: old}}
 	if d, err := w.Check(ctx, q); fault.KindOf(err) != fault.Invalid || d.Allowed {
@@ -192,8 +194,8 @@ func TestPolicyRecordGolden(t *testing.T) {
 	t.Parallel()
 	rec := PolicyRecord{
 		Application: "docs", ID: "3SAF8M90RPANABBZ7YMW7THA1Q", Files: []PolicyFile{{"a.cedar", "permit (principal, action, resource);"}},
-		Claims: Claims{Context: map[string]string{"ticket": "string"}, Types: map[string]map[string]string{"document": {"size": "long"}}, Principals: []string{"user"}, Zone: "Europe/Berlin"},
-		Active: true, Created: time.Unix(1_800_000_000, 5).UTC(),
+		Claims:  Claims{Context: map[string]string{"ticket": "string"}, Types: map[string]map[string]string{"document": {"size": "long"}}, Principals: []string{"user"}, Zone: "Europe/Berlin"},
+		Created: time.Unix(1_800_000_000, 5).UTC(),
 	}
 	b, err := json.Marshal(rec)
 	if err != nil {

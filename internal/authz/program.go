@@ -19,7 +19,6 @@ type bound struct {
 	conditions map[string]*condition.Condition
 	programs   []*program // by id
 	flat       flatness
-	guards     compiledGuards
 
 	mu      sync.Mutex // guards reaches
 	reaches map[*program]*reach

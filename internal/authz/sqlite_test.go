@@ -114,7 +114,7 @@ func TestOnSQLite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := h.engine.PublishModel(ctx, ledger.Change{Store: platform.System, Event: ledger.Event{Class: ledger.Mutation, Tenant: tenant.Platform}}, "docs", docs, true); err != nil {
+	if _, err := h.engine.Enforce(ctx, ledger.Change{Store: platform.System, Event: ledger.Event{Class: ledger.Mutation, Tenant: tenant.Platform}}, "docs", authz.Draft{Model: docs}); err != nil {
 		t.Fatal(err)
 	}
 	change := ledger.Change{Store: graph, Event: ledger.Event{Class: ledger.Mutation, Action: "tuple.write", Tenant: acme.Tenant}}
@@ -212,7 +212,7 @@ func TestDeletedStore(t *testing.T) {
 		app := authz.FreeApplication(g.ID)
 		change := ledger.Change{Store: g.ID, Event: ledger.Event{Class: ledger.Mutation, Tenant: acme.Tenant}}
 		publish := func() error {
-			_, _, err := h.engine.PublishModel(ctx, change, app, docs, true)
+			_, _, err := h.engine.PublishModel(ctx, change, app, docs)
 			return err
 		}
 		n := 0

@@ -20,19 +20,25 @@ type Store interface {
 	// LoadModels returns the models of all applications, without those of free
 	// stores, which LoadGraph returns.
 	LoadModels(context.Context) ([]ModelRecord, error)
-	// PutModel stores the record, new or known; an active one ends the turn of
-	// the application's active record in the same transaction.
+	// PutModel stores the record, new or known; an active one, which only a free
+	// store has, ends the turn of the store's active record in the same transaction.
 	PutModel(context.Context, ledger.Change, ModelRecord) (relation.Revision, error)
-	// LoadPolicies and PutPolicies are the same for guard policies. Each record
-	// reaches [Engine.ApplyEntry] before PutPolicies returns.
 	LoadPolicies(context.Context) ([]PolicyRecord, error)
-	PutPolicies(context.Context, ledger.Change, PolicyRecord) (relation.Revision, error)
+	LoadRollouts(context.Context) ([]Rollout, error)
+	// PutRollout stores the content, new or known, with the rollout, in one
+	// transaction. All of it reaches [Engine.ApplyEntry] in this order before it
+	// returns. Kind [fault.Conflict] if the serial does not follow the stored one.
+	PutRollout(context.Context, ledger.Change, Rollout, Content) (relation.Revision, error)
+	// PutOwnPolicies stores a tenant's policies in the place of those of the store,
+	// which is the change's. They reach [Engine.ApplyEntry] before it returns.
+	PutOwnPolicies(context.Context, ledger.Change, OwnPolicies) (relation.Revision, error)
 }
 
 // Loaded is what [Store.LoadGraph] returns beside the tuples.
 type Loaded struct {
 	Revision relation.Revision
 	Models   []ModelRecord // of a free store, oldest first
+	Own      *OwnPolicies  // of a default store; nil for none
 }
 
 // Archive is what the engine reads from the database and not from memory. Every
@@ -50,6 +56,11 @@ type Archive interface {
 	// nothing was.
 	Assertions(_ context.Context, _ relation.StoreID, model string) ([]byte, error)
 	PutAssertions(_ context.Context, _ ledger.Change, model string, payload []byte) (relation.Revision, error)
+	// OwnRoles returns the roles that a tenant made for the store, by type and name.
+	OwnRoles(context.Context, relation.StoreID) ([]Role, error)
+	PutOwnRole(context.Context, ledger.Change, Role) (relation.Revision, error)
+	// DeleteOwnRole has kind [fault.NotFound] if there is no such role.
+	DeleteOwnRole(_ context.Context, _ ledger.Change, typ, name string) (relation.Revision, error)
 }
 
 // StoredTuple is a tuple with the time of its write.

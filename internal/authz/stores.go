@@ -56,7 +56,7 @@ func (r *registry) getOrAdd(id relation.StoreID, app *application) *entry {
 	if m := shard.Load(); m != nil {
 		next = maps.Clone(*m)
 	}
-	ent := &entry{id: id, app: app}
+	ent := &entry{id: id, app: app, assigning: make(chan struct{}, 1)}
 	next[id] = ent
 	shard.Store(&next)
 	return ent
@@ -82,6 +82,8 @@ type entry struct {
 	snap atomic.Pointer[snapshot]
 	used atomic.Uint64 // how many loads there had been when a question came last
 
+	assigning chan struct{} // holds one while somebody writes what leads to exclusive roles
+
 	mu      sync.Mutex
 	graph   *graph  // nil when snap is
 	flight  *flight // the load in progress, if any
@@ -89,6 +91,7 @@ type entry struct {
 	missed  bool    // more came than pending may hold
 
 	announced []ModelRecord // of a free store, for the revision that is told next
+	own       *OwnPolicies  // the tenant's, for the same; nil: no change
 }
 
 type flight struct {
@@ -101,6 +104,7 @@ type batch struct {
 	rev             uint64
 	writes, deletes []relation.Tuple
 	models          []ModelRecord // of a free store
+	own             *OwnPolicies
 }
 
 // counters are read by [Engine.Stats].
@@ -216,6 +220,7 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 	pending, missed := ent.pending, ent.missed
 	ent.pending, ent.missed, ent.flight = nil, false, nil
 	if err == nil {
+		g.cur.layer = newLayer(loaded.Own)
 		err = ent.app.reset(loaded.Models)
 	}
 	if err == nil {
@@ -298,7 +303,15 @@ func (ent *entry) follow(g *graph, b batch) error {
 	if err := ent.app.takeAll(b.models); err != nil {
 		return err
 	}
-	return g.apply(b.rev, b.writes, b.deletes)
+	layer := g.cur.layer
+	if b.own != nil {
+		layer = newLayer(b.own)
+	}
+	if err := g.apply(b.rev, b.writes, b.deletes); err != nil {
+		return err
+	}
+	g.cur.layer = layer // it is nobody else's yet
+	return nil
 }
 
 // announce takes the model of a free store, for the revision that is told next.
@@ -329,8 +342,8 @@ func (e *Engine) Apply(store relation.StoreID, rev uint64, writes, deletes []rel
 	}
 	ent.mu.Lock()
 	defer ent.mu.Unlock()
-	b := batch{rev, writes, deletes, ent.announced}
-	ent.announced = nil
+	b := batch{rev, writes, deletes, ent.announced, ent.own}
+	ent.announced, ent.own = nil, nil
 	switch {
 	case ent.flight != nil && len(ent.pending) < maxPending:
 		ent.pending = append(ent.pending, b)

@@ -26,6 +26,7 @@ type Trace struct {
 	Tried    *Branch          `json:"tried,omitempty"`    // of a deny
 	Omitted  int              `json:"omitted,omitempty"`  // branches left out of Tried for their number
 	Policies []Decisive       `json:"policies,omitempty"` // guard policies that had a part; a forbid beats the path
+	Overlap  *Overlap         `json:"overlap,omitempty"`  // roles that exclude each other; they beat the path, too
 }
 
 // Grant is one hop of an allow: whoever holds what Tuple's subject side says,
@@ -394,10 +395,19 @@ func (t *Trace) String() string {
 	}
 	for _, p := range t.Policies {
 		line := "policy " + p.Policy + " applies: " + p.Effect
+		if p.Tenant {
+			line = "the tenant's own " + line
+		}
 		if p.Error != "" {
 			line += " (it could not be evaluated: " + p.Error + ")"
 		}
 		fmt.Fprintln(&b, line)
+	}
+	if o := t.Overlap; o != nil {
+		fmt.Fprintf(&b, "roles exclude each other (%s): %s holds %s and %s\n", o.Set, o.Subject, o.Relations[0], o.Relations[1])
+		for _, p := range o.Paths {
+			drawPath(&b, "   ", p, t.Subject)
+		}
 	}
 	if t.Omitted > 0 {
 		fmt.Fprintf(&b, "… %d more tries are not shown\n", t.Omitted)

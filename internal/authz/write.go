@@ -23,8 +23,10 @@ const MaxWrite = 100
 // for a tuple that is malformed, not allowed ([ErrTuple]) or named twice, and for
 // an unknown model ([ErrNoModel]); [fault.TooLarge] beyond [MaxWrite],
 // [fault.Denied] for a system store (its tuples are the directory's to write,
-// with its rules about roles), [fault.NotFound] for an unknown store or no active
-// model, [fault.Conflict] as [Write] says.
+// with its rules about roles) and, with an [Overlap] in its chain, for a write after
+// which somebody could hold two roles that exclude each other; [fault.Exhausted] if
+// that cannot be told, [fault.NotFound] for an unknown store or no active model,
+// [fault.Conflict] as [Write] says.
 func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, w Write) (relation.Revision, error) {
 	named, ok := e.cfg.Application(change.Store)
 	if !ok {
@@ -39,12 +41,12 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, 
 	case n > MaxWrite:
 		return relation.Revision{}, fault.New(fault.TooLarge, fmt.Sprintf("one call may change %d tuples at most", MaxWrite))
 	}
-	var b *bound
+	var by *judgement
 	var err error
 	if strings.HasPrefix(named, freePrefix) { // its models come with it
-		_, _, b, err = e.view(ctx, change.Store, model)
+		_, _, by, err = e.view(ctx, change.Store, model)
 	} else {
-		b, err = e.application(named).bound(model)
+		by, err = e.application(named).answers(change.Store, model)
 	}
 	if err != nil {
 		return relation.Revision{}, err
@@ -58,7 +60,7 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, 
 		return nil
 	}
 	for _, t := range w.Writes {
-		if err := cmp.Or(b.accepts(t), twice(t)); err != nil {
+		if err := cmp.Or(by.model.accepts(t), twice(t)); err != nil {
 			return relation.Revision{}, err
 		}
 	}
@@ -75,6 +77,11 @@ func (e *Engine) Write(ctx context.Context, change ledger.Change, model string, 
 	}
 	name(&change.Event, "writes", w.Writes)
 	name(&change.Event, "deletes", w.Deletes)
+	if !strings.HasPrefix(named, freePrefix) {
+		if j, err := e.application(named).answers(change.Store, ""); err == nil && j.roles.concerned(j.model, w.Writes) {
+			return e.assign(ctx, change, w)
+		}
+	}
 	return e.cfg.Store.WriteTuples(ctx, change, w)
 }
 

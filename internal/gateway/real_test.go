@@ -180,7 +180,7 @@ func (w *world) people(t testing.TB) {
 	change := func(s relation.StoreID, action string, of tenant.ID) ledger.Change {
 		return ledger.Change{Store: s, Event: ledger.Event{ID: tenant.RandomID(), Time: w.now(), Class: ledger.Mutation, Action: action, Tenant: of, Subject: "system"}}
 	}
-	if _, _, err := w.authz.PublishModel(ctx, change(platform, "model.publish", tenant.Platform), "docs", testModel, true); err != nil {
+	if _, err := w.authz.Enforce(ctx, change(platform, "release.activate", tenant.Platform), "docs", authz.Draft{Model: testModel}); err != nil {
 		t.Fatal(err)
 	}
 	must[relation.Revision](t)(w.authz.Write(ctx, change(graph, "tuple.write", w.tenants["acme"].Tenant), "", authz.Write{Writes: []relation.Tuple{

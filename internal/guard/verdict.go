@@ -182,7 +182,7 @@ func (g *Guard) decide(ctx context.Context, graph relation.StoreID, object, subj
 		v.Kind, v.Reason = fault.NotFound, "decision_failed"
 	case d.Allowed:
 		v.Allowed, v.Reason = true, d.Reason
-	case visible, req.Explain && need.Visible == "" && d.Reason == "forbidden": // nothing is hidden from who asks why
+	case visible, req.Explain && need.Visible == "" && (d.Reason == "forbidden" || d.Reason == "exclusive_roles"): // nothing is hidden from who asks why
 		v.Kind, v.Reason = fault.Denied, d.Reason
 	default:
 		v.Kind, v.Reason = fault.NotFound, "not_visible"

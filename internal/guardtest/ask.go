@@ -10,6 +10,7 @@ import (
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/authz"
+	"bulwark.example/internal/directory"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
@@ -55,6 +56,19 @@ func (w *World) Write(tuples ...relation.Tuple) relation.Revision {
 	rev, err := w.Authz.Write(context.Background(), w.change(graph, "tuple.write", w.Acme.Tenant), "", authz.Write{Writes: tuples})
 	w.Must(err)
 	return rev
+}
+
+// Give writes an admin right as no interface would: one person gets a second, or
+// a service gets one.
+func (w *World) Give(who, role string) {
+	w.T.Helper()
+	p := w.person(who)
+	system, err := w.Directory.SystemGraph(p.tenant)
+	w.Must(err)
+	_, err = w.Store.Tuples().WriteTuples(context.Background(), w.change(system, "test.give", p.tenant), authz.Write{Writes: []relation.Tuple{
+		{Object: directory.SystemObject(p.tenant), Relation: role, Subject: p.who.String()},
+	}})
+	w.Must(err)
 }
 
 // Changes counts the revisions of all stores: no difference is no change.

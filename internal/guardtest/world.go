@@ -29,6 +29,7 @@ import (
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/release"
 	"bulwark.example/internal/secret"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/store/sqlite"
@@ -68,6 +69,7 @@ type World struct {
 	LogKey    note.Verifier
 	Directory *directory.Directory
 	Authz     *authz.Engine
+	Releases  *release.Registry
 	Issuer    *sts.Issuer
 	Signer    *sts.AssertionSigner
 	Authn     *authn.Authenticator
@@ -181,6 +183,8 @@ func (w *World) openEngines(ctx context.Context) {
 		},
 	})
 	w.Must(err)
+	w.Releases, err = release.Open(ctx, release.Config{Store: w.Store.Releases(), Engine: w.Authz, Now: w.Now})
+	w.Must(err)
 	w.Store.Subscribe(w.apply)
 	w.Platform, err = w.Directory.CreatePlatform(ctx, ledger.Event{Subject: "system"})
 	w.Must(err)
@@ -201,7 +205,7 @@ func (w *World) openEngines(ctx context.Context) {
 // apply hands a change to the engines, as a node does.
 func (w *World) apply(b store.Batch) {
 	for _, e := range b.Entries {
-		err := errors.Join(w.Directory.Apply(e.Kind, e.Key, e.Payload), w.Authz.ApplyEntry(e.Kind, e.Key, e.Payload), w.Keyring.Apply(e.Kind, e.Key))
+		err := errors.Join(w.Directory.Apply(e.Kind, e.Key, e.Payload), w.Authz.ApplyEntry(e.Kind, e.Key, e.Payload), w.Releases.Apply(e.Kind, e.Key, e.Payload), w.Keyring.Apply(e.Kind, e.Key))
 		if w.signer != nil {
 			err = errors.Join(err, w.signer.Apply(e.Kind, e.Key, e.Payload))
 		}
@@ -221,10 +225,10 @@ func (w *World) populate(ctx context.Context) {
 	w.Must(err)
 	w.Globex, err = w.Directory.CreateTenant(ctx, by, "globex")
 	w.Must(err)
-	_, _, err = w.Authz.PublishModel(ctx, w.change(w.Platform.System, "model.publish", tenant.Platform), "docs", Docs, true)
+	_, err = w.Authz.Enforce(ctx, w.change(w.Platform.System, "release.activate", tenant.Platform), "docs", authz.Draft{Model: Docs})
 	w.Must(err)
 	for _, t := range []*directory.Tenant{w.Platform, w.Acme, w.Globex} {
-		for _, role := range []string{"operator", "administrator", "access_manager", "policy_author", "auditor", "nobody"} {
+		for _, role := range []string{"operator", "administrator", "access_manager", "policy_author", "approver", "auditor", "nobody"} {
 			if role == "operator" && t != w.Platform {
 				continue
 			}

@@ -104,6 +104,10 @@ type Vocabulary struct {
 	Principals []string        // the types that ask; none: every type
 	Claimed    map[string]Kind // attributes of context.claimed
 	Zone       *time.Location  // of context.verified's weekday, hour, minute; nil: UTC
+
+	// Lenient leaves out a tenant's permits that are not delegated (any more),
+	// where Compile refuses them otherwise.
+	Lenient bool
 }
 
 // Type is a type of the model with its relations.

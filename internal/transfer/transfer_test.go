@@ -67,7 +67,7 @@ func (w *world) source(models ...string) transfer.Store {
 	w.Must(err)
 	s := w.store(string(g.ID))
 	for _, m := range models {
-		_, _, err := w.Authz.PublishModel(context.Background(), w.change(s), authz.FreeApplication(g.ID), m, true)
+		_, _, err := w.Authz.PublishModel(context.Background(), w.change(s), authz.FreeApplication(g.ID), m)
 		w.Must(err)
 	}
 	return s
@@ -258,7 +258,7 @@ func TestFollow(t *testing.T) {
 	two := relation.Tuple{Object: "doc:b", Relation: "viewer", Subject: "user:a"}
 	w.write(from, []relation.Tuple{two}, nil)
 	arrives(two)
-	_, _, err := w.Authz.PublishModel(context.Background(), w.change(from), authz.FreeApplication(relation.StoreID(from.ID)), later, true)
+	_, _, err := w.Authz.PublishModel(context.Background(), w.change(from), authz.FreeApplication(relation.StoreID(from.ID)), later)
 	w.Must(err)
 	three := relation.Tuple{Object: "tool:x", Relation: "user", Subject: "user:a"}
 	w.write(from, []relation.Tuple{three}, nil)
@@ -297,7 +297,7 @@ func TestSkips(t *testing.T) {
 		kept = append(kept, relation.Tuple{Object: fmt.Sprintf("doc:%02d", i), Relation: "viewer", Subject: "user:a"})
 	}
 	w.write(from, append([]relation.Tuple{orphan}, kept...), nil)
-	_, _, err := w.Authz.PublishModel(context.Background(), w.change(from), authz.FreeApplication(relation.StoreID(from.ID)), model, true)
+	_, _, err := w.Authz.PublishModel(context.Background(), w.change(from), authz.FreeApplication(relation.StoreID(from.ID)), model)
 	w.Must(err)
 	m := w.into(from)
 	w.Must(m.Copy(context.Background()))

@@ -27,6 +27,7 @@ import (
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/release"
 	"bulwark.example/internal/tenant"
 	"bulwark.example/internal/web"
 )
@@ -97,12 +98,29 @@ func table() []route {
 		{changes, "POST", "/connections/{connection}/suspend", "connection.suspend", "can_suspend", own, suspendConnection},
 		{changes, "POST", "/connections/{connection}/resume", "connection.resume", "can_manage_connections", own, resumeConnection},
 
-		{changes, "POST", "/models", "model.publish", "can_publish_model", platform, publishModel},
 		{reads, "GET", "/models", "model.list", "can_read_model", own, listModels},
 		{reads, "GET", "/models/{model}", "model.get", "can_read_model", own, getModel},
 
-		{changes, "PUT", "/applications/{application}/policies", "policy.publish", "can_publish_model", platform, publishPolicies},
+		{reads, "GET", "/applications/{application}", "application.get", "can_read_model", own, getApplication},
 		{reads, "GET", "/applications/{application}/policies", "policy.read", "can_read_model", own, readPolicies},
+		{changes, "POST", "/applications/{application}/releases", "release.propose", "can_propose_release", platform, proposeRelease},
+		{reads, "GET", "/applications/{application}/releases", "release.list", "can_read_release", platform, listReleases},
+		{reads, "GET", "/applications/{application}/releases/{release}", "release.get", "can_read_release", platform, getRelease},
+		{reads, "POST", "/applications/{application}/rehearsals", "release.rehearse", "can_rehearse_release", platform, rehearse},
+		{changes, "POST", "/applications/{application}/releases/{release}/approve", "release.approve", "can_approve_release", platform, word((*release.Registry).Approve)},
+		{changes, "POST", "/applications/{application}/releases/{release}/refuse", "release.refuse", "can_refuse_release", platform, word((*release.Registry).Refuse)},
+		{changes, "POST", "/applications/{application}/releases/{release}/activate", "release.activate", "can_activate_release", platform, activateRelease},
+		{changes, "POST", "/applications/{application}/rollback", "release.rollback", "can_roll_back_release", platform, rollBack},
+
+		{changes, "PUT", "/applications/{application}/own-policies", "own_policy.publish", "can_publish_own_policies", own, publishOwnPolicies},
+		{reads, "GET", "/applications/{application}/own-policies", "own_policy.read", "can_read_roles", own, readOwnPolicies},
+
+		{reads, "GET", "/roles", "object_role.list", "can_read_roles", own, listObjectRoles},
+		{changes, "PUT", "/roles/{type}/{role}", "object_role.define", "can_define_roles", own, defineObjectRole},
+		{changes, "DELETE", "/roles/{type}/{role}", "object_role.delete", "can_define_roles", own, deleteObjectRole},
+		{reads, "GET", "/assignments", "assignment.list", "can_read_tuples", own, listAssignments},
+		{changes, "POST", "/assignments", "assignment.create", "can_write_tuples", own, assignObjectRole},
+		{changes, "POST", "/assignments/revoke", "assignment.revoke", "can_write_tuples", own, revokeObjectRole},
 
 		{changes, "POST", "/tuples", "tuple.write", "can_write_tuples", own, writeTuples},
 		{reads, "GET", "/tuples", "tuple.read", "can_read_tuples", own, readTuples},
@@ -129,6 +147,7 @@ type Config struct {
 	Directory *directory.Directory
 	Authz     *authz.Engine
 	Copies    authz.Copies // what backups are made from
+	Releases  *release.Registry
 	Keys      Keys
 	Audit     *audit.Log
 	AuditDir  string        // of the log: where queries read
@@ -149,25 +168,29 @@ func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, door: web.NewLimiter(web.LimiterConfig{
 		Burst: 10, Refill: 6 * time.Second, Networks: 4096, Now: cfg.Now,
 	}), readers: newReaders(maxReaders, "reads the audit log"), transfers: newReaders(maxTransfers, "backs up or restores stores")}
-	m := newMux(cfg)
-	large := web.NewMux(web.Config{Logger: cfg.Logger, MaxBody: maxArchive, Timeout: transferTime})
+	// What is larger or takes longer than the rest, by the beginning of its path.
+	rest := newMux(cfg)
+	special := map[string]*web.Mux{
+		transferPaths: web.NewMux(web.Config{Logger: cfg.Logger, MaxBody: maxArchive, Timeout: transferTime}),
+		releasePaths:  web.NewMux(web.Config{Logger: cfg.Logger, MaxBody: maxRelease, Timeout: rehearsalTime}),
+	}
+	muxOf := func(path string) *web.Mux {
+		for prefix, m := range special {
+			if strings.HasPrefix(path, prefix) {
+				return m
+			}
+		}
+		return rest
+	}
 	for _, rt := range table() {
 		serve := s.guarded(rt)
 		if rt.effect == opens {
 			serve = s.open(rt)
 		}
-		if strings.HasPrefix(rt.pattern, transferPaths) {
-			large.Handle(rt.method+" "+Base+rt.pattern, serve)
-			continue
-		}
-		m.Handle(rt.method+" "+Base+rt.pattern, serve)
+		muxOf(rt.pattern).Handle(rt.method+" "+Base+rt.pattern, serve)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, Base+transferPaths) {
-			large.ServeHTTP(w, r)
-			return
-		}
-		m.ServeHTTP(w, r)
+		muxOf(strings.TrimPrefix(r.URL.Path, Base)).ServeHTTP(w, r)
 	})
 }
 

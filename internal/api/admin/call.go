@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
@@ -84,6 +85,7 @@ func (s *server) guarded(rt route) web.Handler {
 		}
 		if err != nil {
 			failed(rec, fault.KindOf(err))
+			authz.MarkOverlap(&rec.Event, err)
 			err = web.WithDecision(err, v.DecisionID)
 		}
 		if closing := rec.Close(r.Context()); closing != nil {

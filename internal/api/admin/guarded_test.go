@@ -11,7 +11,6 @@ import (
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/fault"
-	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
 )
 
@@ -33,9 +32,10 @@ func TestGuardedTuples(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	w := newWorld(t)
-	author, manager := w.as("policy_author@platform"), w.as("access_manager@acme")
-	old := got[admin.Model](t)(author.PublishModel(ctx, admin.NewModel{DSL: guardtest.Docs}))
-	got[admin.Model](t)(author.PublishModel(ctx, admin.NewModel{DSL: guarded}))
+	manager := w.as("access_manager@acme")
+	was := got[admin.Application](t)(manager.Application(ctx, "docs")).Current.ModelID
+	source := guarded
+	w.inForce(t, admin.NewRelease{Model: &source, Tests: holds})
 	nobody := "user:" + w.ID("nobody@acme")
 	end := w.Now().Add(time.Hour)
 
@@ -95,8 +95,8 @@ func TestGuardedTuples(t *testing.T) {
 		{"no grant", "document:c", "false", admin.Question{}},
 		{"a grant that was brought along", "document:c", "true", admin.Question{Contextual: brought}},
 		{"one that the model does not allow", "document:c", "invalid", admin.Question{Contextual: []admin.Tuple{{Object: "document:c", Relation: "editor", Subject: nobody}}}},
-		{"an older version", "document:b", "true", admin.Question{Model: old.ID}},
-		{"an older version, without the condition", "document:a", "false", admin.Question{Model: old.ID, Context: region("eu")}},
+		{"an older version", "document:b", "true", admin.Question{Model: was}},
+		{"an older version, without the condition", "document:a", "false", admin.Question{Model: was, Context: region("eu")}},
 		{"no version", "document:a", "invalid", admin.Question{Model: "none"}},
 	} {
 		if got := ask(c.object, c.q); got != c.want {

@@ -12,6 +12,7 @@ import (
 
 	"bulwark.example/internal/api/admin"
 	"bulwark.example/internal/authz"
+	"bulwark.example/internal/release"
 )
 
 // TestOpenAPI holds docs/spec/admin-openapi.yaml to the table and to the wire's
@@ -84,10 +85,11 @@ func schemas(t *testing.T, described map[string]yaml.Node) {
 	for _, v := range []any{
 		admin.Self{}, admin.Tenant{}, admin.Graph{}, admin.NewTenant{}, admin.NewInvite{}, admin.Invite{}, admin.Enrol{}, admin.Enrolled{},
 		admin.NewUser{}, admin.User{}, admin.Role{}, admin.NewService{}, admin.Service{}, admin.NewKey{}, admin.Key{}, admin.Grant{},
-		admin.NewInstallation{}, admin.Installation{}, admin.NewConnection{}, admin.Connection{}, admin.NewModel{}, admin.Model{},
-		admin.NewPolicies{}, admin.Policies{}, authz.PolicyFile{}, authz.Claims{},
+		admin.NewInstallation{}, admin.Installation{}, admin.NewConnection{}, admin.Connection{}, admin.Model{}, admin.ReleaseDraft{}, admin.Application{}, admin.NewRelease{}, admin.Release{}, release.Mark{},
+		admin.Activation{}, admin.NewRehearsal{}, admin.Finding{}, admin.Planned{}, admin.Policies{}, authz.PolicyFile{}, authz.Claims{},
 		admin.TupleChange{}, admin.TuplesChanged{}, admin.Restored{}, admin.Question{}, admin.Explained{}, admin.NewRevocation{}, admin.Event{},
 		admin.EventRevision{}, admin.Checkpoint{}, admin.Tuple{},
+		admin.ObjectRoles{}, admin.ObjectRole{}, admin.NewObjectRole{}, authz.Exclusive{}, admin.Assignment{}, admin.OwnPolicies{},
 	} {
 		typ := reflect.TypeOf(v)
 		node, ok := described[typ.Name()]

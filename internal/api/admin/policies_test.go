@@ -14,23 +14,23 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
-	"bulwark.example/internal/tenant"
 )
 
 // guards has one file that is no policy at all until it is looked at closely.
-func guards() admin.NewPolicies {
-	return admin.NewPolicies{
-		Files: []authz.PolicyFile{
+func guards() admin.NewRelease {
+	return admin.NewRelease{
+		Policies: &[]authz.PolicyFile{
 			{Name: "step-up.cedar", Text: "@id(\"step-up\")\nforbid (principal, action == Action::\"viewer\", resource is document)\nunless { context.verified.amr.contains(\"mfa\") };\n"},
 			{Name: "support.cedar", Text: "permit (principal, action == Action::\"editor\", resource is document)\nwhen { context.claimed.ticket like \"SUP-*\" };\n"},
 		},
-		Claims: authz.Claims{Context: map[string]string{"ticket": "string", "amr": "strings"}, Zone: "UTC"},
+		Claims: &authz.Claims{Context: map[string]string{"ticket": "string", "amr": "strings"}, Zone: "UTC"},
+		Tests:  holds,
 	}
 }
 
 // policies makes the calls of guard policies, and looks at what they do.
 func policies(ctx context.Context, t *testing.T, w *world) {
-	author, manager := w.as("policy_author@platform"), w.as("access_manager@acme")
+	manager := w.as("access_manager@acme")
 	none := admin.Policies{Application: "docs", Files: []authz.PolicyFile{}}
 	if diff := cmp.Diff(none, got[admin.Policies](t)(manager.Policies(ctx, "docs"))); diff != "" {
 		t.Errorf("before any (-want +got):\n%s", diff)
@@ -48,12 +48,10 @@ func policies(ctx context.Context, t *testing.T, w *world) {
 	decided(true)
 
 	in := guards()
-	made := got[admin.Policies](t)(author.PublishPolicies(ctx, "docs", in))
-	want := admin.Policies{ID: made.ID, Application: "docs", Files: in.Files, Claims: in.Claims, Created: made.Created}
+	w.inForce(t, in)
+	made := got[admin.Policies](t)(manager.Policies(ctx, "docs"))
+	want := admin.Policies{ID: made.ID, Application: "docs", Files: *in.Policies, Claims: *in.Claims, Created: made.Created}
 	if diff := cmp.Diff(want, made); diff != "" || made.ID == "" || made.Created.IsZero() {
-		t.Errorf("published (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(made, got[admin.Policies](t)(manager.Policies(ctx, "docs"))); diff != "" {
 		t.Errorf("in force (-want +got):\n%s", diff)
 	}
 	e := decided(false)
@@ -68,36 +66,22 @@ func policies(ctx context.Context, t *testing.T, w *world) {
 		t.Errorf("a forged context: %v, %s", forged.Allowed, forged.Reason)
 	}
 
-	_, err := w.as("policy_author@acme").PublishPolicies(ctx, "docs", in)
-	wantKind(t, err, fault.Denied)
-	_, err = author.PublishPolicies(ctx, "other", in)
-	wantKind(t, err, fault.NotFound)
-	_, err = manager.Policies(ctx, "other")
+	_, err := manager.Policies(ctx, "other")
 	wantKind(t, err, fault.NotFound)
 	// A model that they do not fit leaves them and itself as they were.
-	_, err = author.PublishModel(ctx, admin.NewModel{DSL: "model\n  schema 1.1\ntype user\n"})
+	other := "model\n  schema 1.1\ntype user\n"
+	_, err = w.as("policy_author@platform").ProposeRelease(ctx, "docs", admin.NewRelease{Model: &other})
 	wantKind(t, err, fault.Invalid)
 	decided(false)
 
-	removed := got[admin.Policies](t)(author.PublishPolicies(ctx, "docs", admin.NewPolicies{Files: []authz.PolicyFile{}}))
-	if removed.ID == "" || removed.ID == made.ID || len(removed.Files) != 0 {
-		t.Errorf("removed: %+v", removed)
-	}
+	w.inForce(t, admin.NewRelease{Policies: &[]authz.PolicyFile{}})
 	if diff := cmp.Diff(none, got[admin.Policies](t)(manager.Policies(ctx, "docs"))); diff != "" {
 		t.Errorf("after all were removed (-want +got):\n%s", diff)
 	}
 	decided(true)
 	got[admin.TuplesChanged](t)(manager.WriteTuples(ctx, admin.TupleChange{Deletes: granted}))
 
-	// A change of policies is one of the platform, whoever's application it is.
-	of := audit.Filter{Action: "policy.publish", Class: ledger.Mutation}
-	for _, ev := range w.Events(of, func(all []ledger.Event) bool { return len(all) == 2 }) {
-		if ev.Tenant != tenant.Platform || ev.Subject != w.Subject("policy_author@platform") || ev.Resource != "application:docs" ||
-			ev.Relation != "can_publish_model" || ev.Revision.Store != w.Platform.System || ev.Decision != "allow" {
-			t.Errorf("recorded as %+v", ev)
-		}
-	}
-	for _, ev := range w.Events(audit.Filter{Action: "policy.read", Class: ledger.AdminRead}, func(all []ledger.Event) bool { return len(all) == 3 }) {
+	for _, ev := range w.Events(audit.Filter{Action: "policy.read", Class: ledger.AdminRead}, func(all []ledger.Event) bool { return len(all) >= 3 }) {
 		if ev.Tenant != w.Acme.Tenant || ev.Resource != "application:docs" {
 			t.Errorf("recorded as %+v", ev)
 		}
@@ -111,34 +95,35 @@ func TestBadPolicies(t *testing.T) {
 	w := newWorld(t)
 	ctx := context.Background()
 	author := w.as("policy_author@platform")
-	made := got[admin.Policies](t)(author.PublishPolicies(ctx, "docs", guards()))
+	w.inForce(t, guards())
+	made := got[admin.Policies](t)(author.Policies(ctx, "docs"))
 	header := guardtest.Bearer(w.Token("policy_author@platform", "admin"))
-	file := func(text string) string { return `{"files":[{"name":"a.cedar","text":"` + text + `"}]}` }
+	file := func(text string) string { return `{"policies":[{"name":"a.cedar","text":"` + text + `"}]}` }
 	const one = `permit (principal, action == Action::\"viewer\", resource is document);`
 	for name, c := range map[string]struct {
 		body   string
 		status int
 		says   string
 	}{
-		"no files":           {`{}`, 400, "an empty list removes all policies"},
-		"files null":         {`{"files":null}`, 400, "null is not a value here"},
-		"another member":     {`{"files":[],"tenant":"acme"}`, 400, "there is no member"},
+		"nothing new":        {`{}`, 409, "in force already"},
+		"files null":         {`{"policies":null}`, 400, "null is not a value here"},
+		"another member":     {`{"policies":[{"name":"x.cedar","text":""}],"tenant":"acme"}`, 400, "there is no member"},
 		"no Cedar":           {file(`\n\nforbid everything;`), 400, "a.cedar:3: "},
 		"an unknown action":  {file(`// a\nforbid (principal, action == Action::\"can_fly\", resource);`), 400, "a.cedar:2: "},
 		"an unknown claim":   {file(one + `\nforbid (principal, action, resource) when { context.claimed.mood == \"bad\" };`), 400, "a.cedar:2: "},
-		"a verified claim":   {`{"files":[],"claims":{"context":{"amr":"set"}}}`, 400, "unknown kind set"},
-		"an unknown type":    {`{"files":[],"claims":{"types":{"planet":{"x":"bool"}}}}`, 400, "no type planet"},
-		"an unknown zone":    {`{"files":[],"claims":{"zone":"Mars/Olympus"}}`, 400, "no time zone Mars/Olympus"},
-		"the machine's zone": {`{"files":[],"claims":{"zone":"Local"}}`, 400, "no time zone Local"},
-		"an unknown asker":   {`{"files":[],"claims":{"principals":["planet"]}}`, 400, "planet"},
-		"one name twice":     {`{"files":[{"name":"a","text":""},{"name":"a","text":""}]}`, 400, "is taken"},
-		"no name":            {`{"files":[{"name":"","text":""}]}`, 400, "1 to 128 printable characters"},
+		"a verified claim":   {`{"policies":[{"name":"x.cedar","text":""}],"claims":{"context":{"amr":"set"}}}`, 400, "unknown kind set"},
+		"an unknown type":    {`{"policies":[{"name":"x.cedar","text":""}],"claims":{"types":{"planet":{"x":"bool"}}}}`, 400, "no type planet"},
+		"an unknown zone":    {`{"policies":[{"name":"x.cedar","text":""}],"claims":{"zone":"Mars/Olympus"}}`, 400, "no time zone Mars/Olympus"},
+		"the machine's zone": {`{"policies":[{"name":"x.cedar","text":""}],"claims":{"zone":"Local"}}`, 400, "no time zone Local"},
+		"an unknown asker":   {`{"policies":[{"name":"x.cedar","text":""}],"claims":{"principals":["planet"]}}`, 400, "planet"},
+		"one name twice":     {`{"policies":[{"name":"a","text":""},{"name":"a","text":""}]}`, 400, "is taken"},
+		"no name":            {`{"policies":[{"name":"","text":""}]}`, 400, "1 to 128 printable characters"},
 		"a large file":       {file(strings.Repeat(" ", 64<<10+1)), 413, "a.cedar: "},
-		"a large body":       {file(strings.Repeat(" ", 1<<20)), 413, "over the limit"},
+		"a large body":       {file(strings.Repeat(" ", 8<<20)), 413, "over the limit"},
 	} {
 		before := w.Changes()
-		r := w.Send("PUT", admin.Base+"/applications/docs/policies", c.body, header)
-		problem(t, r, c.status, map[int]string{400: "invalid", 413: "too_large"}[c.status])
+		r := w.Send("POST", admin.Base+"/applications/docs/releases", c.body, header)
+		problem(t, r, c.status, map[int]string{400: "invalid", 409: "conflict", 413: "too_large"}[c.status])
 		if !strings.Contains(r.Body, c.says) {
 			t.Errorf("%s: answered %s, want %q in it", name, r.Body, c.says)
 		}
@@ -149,7 +134,7 @@ func TestBadPolicies(t *testing.T) {
 	if diff := cmp.Diff(made, got[admin.Policies](t)(author.Policies(ctx, "docs"))); diff != "" {
 		t.Errorf("in force (-want +got):\n%s", diff)
 	}
-	if r := w.Send("PUT", admin.Base+"/applications/docs/policies", "", header); r.Status != http.StatusBadRequest {
+	if r := w.Send("POST", admin.Base+"/applications/docs/releases", "", header); r.Status != http.StatusBadRequest {
 		t.Errorf("without a body: %d %s", r.Status, r.Body)
 	}
 }

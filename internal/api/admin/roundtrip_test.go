@@ -81,6 +81,8 @@ func TestEveryCall(t *testing.T) {
 	t.Run("decisions", func(t *testing.T) { decisions(ctx, t, w) })
 	t.Run("transfers", func(t *testing.T) { transfers(ctx, t, w) })
 	t.Run("policies", func(t *testing.T) { policies(ctx, t, w) })
+	t.Run("releases", func(t *testing.T) { releases(ctx, t, w) })
+	t.Run("roles", func(t *testing.T) { roles(ctx, t, w) })
 	t.Run("revocations", func(t *testing.T) { revocations(ctx, t, w) })
 	t.Run("audit", func(t *testing.T) { auditing(ctx, t, w) })
 
@@ -176,7 +178,7 @@ func people(ctx context.Context, t *testing.T, w *world) {
 	for _, u := range all(t, 2, func(p admin.Paging) (admin.Page[admin.User], error) { return boss.Users(ctx, p) }) {
 		ids[u.ID] = true
 	}
-	if len(ids) != 6 || !ids[alice.ID] || ids[w.ID("nobody@globex")] {
+	if len(ids) != 7 || !ids[alice.ID] || ids[w.ID("nobody@globex")] {
 		t.Errorf("listed %v", ids)
 	}
 }
@@ -264,22 +266,18 @@ func connections(ctx context.Context, t *testing.T, w *world) {
 }
 
 func decisions(ctx context.Context, t *testing.T, w *world) {
-	author, manager := w.as("policy_author@platform"), w.as("access_manager@acme")
-	model := got[admin.Model](t)(author.PublishModel(ctx, admin.NewModel{DSL: guardtest.Docs + "type note\n"}))
-	if !model.Active || model.Application != "docs" || model.DSL == "" {
-		t.Errorf("published %+v", model)
+	manager := w.as("access_manager@acme")
+	source := guardtest.Docs + "type note\n"
+	w.inForce(t, admin.NewRelease{Model: &source, Tests: holds})
+	now := got[admin.Application](t)(manager.Application(ctx, "docs"))
+	if now.Current.Model != source || now.Name != "docs" || !now.CanRollBack {
+		t.Errorf("in force %+v", now)
 	}
-	_, err := w.as("policy_author@acme").PublishModel(ctx, admin.NewModel{DSL: guardtest.Docs})
-	wantKind(t, err, fault.Denied)
-	_, err = author.PublishModel(ctx, admin.NewModel{DSL: "type ?"})
-	wantKind(t, err, fault.Invalid)
-	_, err = author.PublishModel(ctx, admin.NewModel{Application: "other", DSL: guardtest.Docs})
-	wantKind(t, err, fault.NotFound)
 	if list := all(t, 1, func(p admin.Paging) (admin.Page[admin.Model], error) { return manager.Models(ctx, p) }); len(list) != 2 || list[0].DSL != "" {
 		t.Errorf("models %v", list)
 	}
-	if diff := cmp.Diff(model, got[admin.Model](t)(manager.Model(ctx, model.ID))); diff != "" {
-		t.Error(diff)
+	if m := got[admin.Model](t)(manager.Model(ctx, now.Current.ModelID)); !m.Active || m.DSL != source {
+		t.Errorf("the model %+v", m)
 	}
 
 	nobody := "user:" + w.ID("nobody@acme")
@@ -298,7 +296,7 @@ func decisions(ctx context.Context, t *testing.T, w *world) {
 	if no.Allowed || no.Trace.Tried == nil {
 		t.Errorf("explained %+v", no)
 	}
-	_, err = manager.Explain(ctx, admin.Question{Subject: "user:@nobody", Relation: "owner", Object: "document:roadmap"})
+	_, err := manager.Explain(ctx, admin.Question{Subject: "user:@nobody", Relation: "owner", Object: "document:roadmap"})
 	wantKind(t, err, fault.Invalid)
 	for subject, kind := range map[string]fault.Kind{"user:nobody": fault.Invalid, "user:@stranger": fault.NotFound, "service:@notes2": fault.NotFound, "user:@": fault.NotFound, "": fault.Invalid} {
 		_, err = manager.WriteTuples(ctx, admin.TupleChange{Writes: []admin.Tuple{{Object: "folder:plans", Relation: "viewer", Subject: subject}}})

@@ -22,7 +22,10 @@ import (
 var holders = map[string]string{
 	"": "nobody", "can_create_tenant": "operator", "can_invite": "administrator", "can_manage_users": "administrator", "can_read_users": "access_manager",
 	"can_manage_services": "administrator", "can_manage_connections": "administrator", "can_install": "administrator",
-	"can_write_tuples": "access_manager", "can_read_tuples": "access_manager", "can_publish_model": "policy_author",
+	"can_write_tuples": "access_manager", "can_read_tuples": "access_manager", "can_propose_release": "policy_author",
+	"can_approve_release": "approver", "can_refuse_release": "approver", "can_activate_release": "policy_author", "can_roll_back_release": "policy_author",
+	"can_rehearse_release": "policy_author", "can_read_release": "policy_author",
+	"can_define_roles": "administrator", "can_read_roles": "auditor", "can_publish_own_policies": "access_manager",
 	"can_read_audit": "auditor", "can_read_model": "policy_author", "can_explain": "auditor", "can_suspend": "administrator",
 }
 
@@ -65,7 +68,7 @@ func (w *world) stock(t *directory.Tenant) props {
 // path fills the pattern's variables.
 func (p props) path(rt admin.Row) string {
 	return admin.Base + strings.NewReplacer("{user}", p.user, "{service}", p.service, "{kid}", p.kid, "{role}", p.role,
-		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience, "{store}", p.store, "{application}", "docs").Replace(rt.Pattern)
+		"{connection}", p.connection, "{model}", p.model, "{tenant}", p.tenant, "{event}", p.event, "{audience}", p.audience, "{store}", p.store, "{application}", "docs", "{type}", "document", "{release}", "0123456789abcdef").Replace(rt.Pattern)
 }
 
 // bodies has a good body for every route that takes one.
@@ -82,8 +85,13 @@ func (w *world) bodies() map[string]string {
 		"audience.grant":      `{"audience":"authz"}`,
 		"installation.create": `{"service":"notes"}`,
 		"connection.create":   `{"name":"fresh","issuer":"https://fresh.test","audience":"x","kind":"okta"}`,
-		"model.publish":       string(got[[]byte](w.T)(json.Marshal(admin.NewModel{DSL: guardtest.Docs}))),
-		"policy.publish":      `{"files":[{"name":"a.cedar","text":"forbid (principal, action, resource);"}]}`,
+		"release.propose":     `{"policies":[{"name":"a.cedar","text":"forbid (principal, action, resource);"}]}`,
+		"release.rehearse":    `{"release":"0123456789abcdef"}`,
+		"release.activate":    `{"tenants":["acme"]}`,
+		"own_policy.publish":  `{"files":[]}`,
+		"object_role.define":  `{"relations":["viewer"]}`,
+		"assignment.create":   `{"role":"reader","object":"document:x","user":"user:@nobody"}`,
+		"assignment.revoke":   `{"role":"reader","object":"document:x","user":"user:@nobody"}`,
 		"tuple.write":         `{"writes":[{"user":"user:@nobody","relation":"viewer","object":"folder:x"}]}`,
 		"store.restore":       `no archive`,
 		"decision.explain":    `{"subject":"user:@nobody","relation":"viewer","object":"folder:x"}`,

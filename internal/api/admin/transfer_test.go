@@ -63,7 +63,7 @@ func (w *world) filled(n int, random *rand.Rand) relation.StoreID {
 	ctx := context.Background()
 	g := got[*directory.Graph](w.T)(w.Directory.CreateGraph(ctx, ledger.Event{Subject: "system"}, w.Acme.Tenant, "drive"))
 	for _, source := range []string{oldMoved, moved} {
-		_, _, err := w.Authz.PublishModel(ctx, w.changeOf(g.ID), authz.FreeApplication(g.ID), source, true)
+		_, _, err := w.Authz.PublishModel(ctx, w.changeOf(g.ID), authz.FreeApplication(g.ID), source)
 		must(w.T, err)
 	}
 	for range n / 100 {

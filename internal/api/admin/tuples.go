@@ -14,7 +14,6 @@ import (
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
-	"bulwark.example/internal/tenant"
 )
 
 // change completes the call's event for an engine that commits it as it is.
@@ -22,26 +21,6 @@ func (s *server) change(c *call, shard relation.StoreID, resource string) ledger
 	e := c.event()
 	e.Class, e.Time, e.Resource = ledger.Mutation, s.Now(), resource
 	return ledger.Change{Store: shard, Event: e}
-}
-
-func publishModel(s *server, c *call) (answer, error) {
-	req, err := in[NewModel](c)
-	if err != nil {
-		return answer{}, err
-	}
-	app, err := s.application(c, req.Application)
-	if err != nil {
-		return answer{}, err
-	}
-	system, err := s.Directory.SystemGraph(tenant.Platform)
-	if err != nil {
-		return answer{}, err
-	}
-	id, _, err := s.Authz.PublishModel(c.r.Context(), s.change(c, system, "application:"+app), app, req.DSL, true)
-	if err != nil {
-		return answer{}, err
-	}
-	return created(modelOf(s.Authz, app, id)), nil
 }
 
 // modelOf returns the version with its source, the zero Model if there is none.
@@ -149,14 +128,22 @@ func (s *server) tuples(c *call, list []Tuple) ([]relation.Tuple, error) {
 			}
 			out[i].Context = string(raw)
 		}
-		if !t.Expires.IsZero() {
-			if y := t.Expires.UTC().Year(); y < 1970 || y > lastYear {
-				return nil, fault.New(fault.Invalid, "expires must be a time of the years 1970 to 2261")
-			}
-			out[i].Expires = t.Expires.UnixNano()
+		if out[i].Expires, err = ending(t.Expires); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// ending returns when a tuple ends, 0 for never.
+func ending(t time.Time) (int64, error) {
+	if t.IsZero() {
+		return 0, nil
+	}
+	if y := t.UTC().Year(); y < 1970 || y > lastYear {
+		return 0, fault.New(fault.Invalid, "expires must be a time of the years 1970 to 2261")
+	}
+	return t.UnixNano(), nil
 }
 
 // wired gives tuples out.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"bulwark.example/internal/authz"
+	"bulwark.example/internal/release"
+	"bulwark.example/internal/trial"
 )
 
 // Page is a part of a list. Next is the cursor of the rest, empty at the end.
@@ -174,13 +176,6 @@ type Connection struct {
 	Created  time.Time `json:"created"`
 }
 
-// NewModel publishes a model in the OpenFGA language and puts it in force. An
-// empty application is the only one.
-type NewModel struct {
-	Application string `json:"application,omitempty"`
-	DSL         string `json:"dsl"`
-}
-
 // Model is a version of an application's model. Lists leave DSL out.
 type Model struct {
 	ID          string    `json:"id"`
@@ -188,13 +183,6 @@ type Model struct {
 	Active      bool      `json:"active"`
 	DSL         string    `json:"dsl,omitempty"`
 	Created     time.Time `json:"created"`
-}
-
-// NewPolicies takes the place of all guard policies (Cedar) of an application. An
-// empty list of files leaves it without any.
-type NewPolicies struct {
-	Files  []authz.PolicyFile `json:"files"`
-	Claims authz.Claims       `json:"claims,omitzero"`
 }
 
 // Policies are the guard policies of an application in force. Without any there
@@ -205,6 +193,97 @@ type Policies struct {
 	Files       []authz.PolicyFile `json:"files"`
 	Claims      authz.Claims       `json:"claims,omitzero"`
 	Created     time.Time          `json:"created,omitzero"`
+}
+
+// ReleaseDraft is all that decides in an application, spelt out.
+type ReleaseDraft struct {
+	Release    string             `json:"release,omitempty"` // empty: an installation began with it
+	ModelID    string             `json:"model_id"`
+	PoliciesID string             `json:"policies_id,omitempty"`
+	Model      string             `json:"model"` // OpenFGA DSL
+	Policies   []authz.PolicyFile `json:"policies"`
+	Claims     authz.Claims       `json:"claims,omitzero"`
+	Roles      authz.Roles        `json:"roles,omitzero"`
+	Routes     json.RawMessage    `json:"routes,omitempty"`
+}
+
+// Application is what is in force. Next is a release that a wave of tenants has
+// already.
+type Application struct {
+	Name        string       `json:"name"`
+	Serial      uint64       `json:"serial"` // grows with each change
+	Current     ReleaseDraft `json:"current"`
+	Next        string       `json:"next,omitempty"`
+	Tenants     []string     `json:"tenants,omitempty"` // of the wave
+	CanRollBack bool         `json:"can_roll_back"`
+}
+
+// NewRelease proposes what is to be in force. What is absent stays as it is; an
+// empty list of policies removes them. Claims belong to the policies that come
+// with them.
+type NewRelease struct {
+	Model    *string             `json:"model,omitempty"`
+	Policies *[]authz.PolicyFile `json:"policies,omitempty"`
+	Claims   *authz.Claims       `json:"claims,omitempty"`
+	Roles    *authz.Roles        `json:"roles,omitempty"`
+	Routes   *json.RawMessage    `json:"routes,omitempty"`
+	Tests    []trial.File        `json:"tests,omitempty"` // none: those of the release in force
+	Note     string              `json:"note,omitempty"`
+}
+
+// Release is a proposed change. Its id is the digest that a second person
+// signs. State is proposed, approved, refused, wave, active or superseded.
+type Release struct {
+	ID          string       `json:"id"`
+	Application string       `json:"application"`
+	State       string       `json:"state"`
+	Note        string       `json:"note,omitempty"`
+	Base        string       `json:"base,omitempty"` // the release that it follows
+	Model       string       `json:"model"`
+	Policies    string       `json:"policies,omitempty"`
+	Proposed    release.Mark `json:"proposed"`
+	Approved    release.Mark `json:"approved,omitzero"`
+	Refused     release.Mark `json:"refused,omitzero"`
+
+	// Of one release alone, and not in lists.
+	Before   *ReleaseDraft   `json:"before,omitempty"`
+	After    *ReleaseDraft   `json:"after,omitempty"`
+	Tests    []trial.File    `json:"tests,omitempty"`
+	Outcomes []trial.Outcome `json:"outcomes,omitempty"` // of the tests, as they go now
+}
+
+// Activation names the tenants of a wave; none: all tenants, now and later.
+type Activation struct {
+	Tenants []string `json:"tenants,omitempty"`
+}
+
+// NewRehearsal asks what a release or a proposal would change for the tenants,
+// or for all. Decisions is how many recorded decisions are asked again, the newest
+// first; 0 means 100,000.
+type NewRehearsal struct {
+	Release   string      `json:"release,omitempty"`
+	Proposal  *NewRelease `json:"proposal,omitempty"`
+	Tenants   []string    `json:"tenants,omitempty"`
+	Decisions int         `json:"decisions,omitempty"`
+}
+
+// Finding is a line of a rehearsal: the plan first, what it finds, and the sum
+// last. A rehearsal that breaks off ends with an error.
+type Finding struct {
+	Plan   *Planned           `json:"plan,omitempty"`
+	Orphan *release.Orphan    `json:"orphan,omitempty"`
+	Flip   *release.Flip      `json:"flip,omitempty"`
+	Sum    *release.Rehearsal `json:"sum,omitempty"`
+	Error  string             `json:"error,omitempty"`
+}
+
+// Planned is what is rehearsed: the digest that it has or would get, and how its
+// tests go.
+type Planned struct {
+	Release  string          `json:"release"`
+	Changes  bool            `json:"changes"` // false: this is in force already
+	Before   ReleaseDraft    `json:"before"`
+	Outcomes []trial.Outcome `json:"outcomes"`
 }
 
 // Tuple says that the user, or whom it stands for, has the relation to the

@@ -57,7 +57,7 @@ func (w *world) change(store relation.StoreID, action string) ledger.Change {
 
 func (w *world) publish(store relation.StoreID, model string) {
 	w.T.Helper()
-	_, _, err := w.Authz.PublishModel(context.Background(), w.change(store, "model.write"), authz.FreeApplication(store), model, true)
+	_, _, err := w.Authz.PublishModel(context.Background(), w.change(store, "model.write"), authz.FreeApplication(store), model)
 	w.Must(err)
 }
 

@@ -180,6 +180,7 @@ func (c *call) settle(ctx context.Context, err error) error {
 		rec.Event.Class = ledger.Check
 	default:
 		failed(rec, kind)
+		authz.MarkOverlap(&rec.Event, err)
 	}
 	if closing := rec.Close(ctx); closing != nil {
 		return fault.Wrap(fault.Unavailable, "the audit log cannot take the event; try again later", closing)

@@ -30,9 +30,9 @@ func writeModel(ctx context.Context, c *call, q *fga.WriteAuthorizationModelRequ
 	if err != nil {
 		return nil, modelError(err)
 	}
-	shard, activate := c.store.ID, true
+	shard, own := c.store.ID, true
 	if c.store.Kind == directory.DefaultGraph {
-		activate = false
+		own = false
 		if shard, err = c.api.Directory.SystemGraph(tenant.Platform); err != nil {
 			return nil, err
 		}
@@ -40,12 +40,12 @@ func writeModel(ctx context.Context, c *call, q *fga.WriteAuthorizationModelRequ
 			return nil, fault.New(fault.TooLarge, "this application has as many model versions as it may; the operator must remove some")
 		}
 	}
-	id, rev, err := c.api.Authz.PublishModel(ctx, c.change(shard), c.application(), source, activate)
+	id, rev, err := c.api.Authz.PublishModel(ctx, c.change(shard), c.application(), source)
 	if err != nil {
 		return nil, modelError(err)
 	}
 	c.model = id
-	if activate { // else the revision is one of the platform's, and says nothing to the caller
+	if own { // else the revision is one of the platform's, and says nothing to the caller
 		c.tell(rev, id)
 	}
 	return &fga.WriteAuthorizationModelResponse{AuthorizationModelId: id}, nil

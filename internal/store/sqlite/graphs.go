@@ -35,6 +35,9 @@ func (g graphStore) LoadGraph(ctx context.Context, id relation.StoreID, each fun
 		if loaded.Models, err = freeModels(ctx, t, owner, id); err != nil {
 			return err
 		}
+		if loaded.Own, err = ownPolicies(ctx, t, owner, id); err != nil {
+			return err
+		}
 		return loadTuples(ctx, t, owner, id, func(r relation.Tuple) error {
 			refused = each(r)
 			return refused
@@ -156,10 +159,10 @@ func (g graphStore) WriteTuples(ctx context.Context, change ledger.Change, w aut
 // LoadModels implements authz.Store.
 func (g graphStore) LoadModels(ctx context.Context) ([]authz.ModelRecord, error) {
 	var all []authz.ModelRecord
-	err := g.s.rows(ctx, "SELECT application, id, source, active, created FROM models ORDER BY application, id", nil, func(scan func(...any) error) error {
+	err := g.s.rows(ctx, "SELECT application, id, source, created FROM models ORDER BY application, id", nil, func(scan func(...any) error) error {
 		var r authz.ModelRecord
 		var created sql.NullInt64
-		err := scan(&r.Application, &r.ID, &r.Source, &r.Active, &created)
+		err := scan(&r.Application, &r.ID, &r.Source, &created)
 		r.Created = moment(created)
 		all = append(all, r)
 		return err
@@ -188,43 +191,48 @@ func freeModels(ctx context.Context, t *sql.Tx, owner string, id relation.StoreI
 // PutModel implements authz.Store. Applications' models are the operator's: the
 // change must be the platform's. That of a free store must be in its own shard.
 func (g graphStore) PutModel(ctx context.Context, change ledger.Change, m authz.ModelRecord) (relation.Revision, error) {
-	created, err := nanos(m.Created)
-	if err != nil {
-		return relation.Revision{}, err
-	}
-	payload, err := json.Marshal(m)
-	if err != nil {
-		return relation.Revision{}, fault.Wrap(fault.Internal, "a model does not encode", err)
-	}
-	put := (*tx).putModel
-	if strings.HasPrefix(m.Application, authz.FreeApplication("")) {
-		put = (*tx).putFreeModel
-	}
 	return g.s.mutate(ctx, change, func(t *tx) error {
-		if err := put(t, m, created); err != nil {
+		if strings.HasPrefix(m.Application, authz.FreeApplication("")) {
+			return t.putFreeModel(m)
+		}
+		if err := t.own(tenant.Platform); err != nil {
 			return err
 		}
-		t.put(authz.KindModel, store.Put, m.Application+"/"+m.ID, payload)
-		return nil
+		return t.putModel(m)
 	})
 }
 
-func (t *tx) putModel(m authz.ModelRecord, created any) error {
-	if err := t.own(tenant.Platform); err != nil {
+func (t *tx) putModel(m authz.ModelRecord) error {
+	if m.Active {
+		return fault.New(fault.Invalid, "a rollout puts a model in force")
+	}
+	created, err := nanos(m.Created)
+	if err != nil {
 		return err
 	}
-	if m.Active {
-		if _, err := t.exec("UPDATE models SET active = 0 WHERE application = ? AND active = 1 AND id <> ?", m.Application, m.ID); err != nil {
-			return translate(err, "the model")
-		}
+	_, err = t.exec(`INSERT INTO models (application, id, source, created) VALUES (?, ?, ?, ?)
+		ON CONFLICT (application, id) DO UPDATE SET source = excluded.source, created = excluded.created`,
+		m.Application, m.ID, m.Source, created)
+	if err != nil {
+		return translate(err, "the model")
 	}
-	_, err := t.exec(`INSERT INTO models (application, id, source, active, created) VALUES (?, ?, ?, ?, ?)
-		ON CONFLICT (application, id) DO UPDATE SET source = excluded.source, active = excluded.active, created = excluded.created`,
-		m.Application, m.ID, m.Source, m.Active, created)
-	return translate(err, "the model")
+	return t.logModel(m)
 }
 
-func (t *tx) putFreeModel(m authz.ModelRecord, created any) error {
+func (t *tx) logModel(m authz.ModelRecord) error {
+	payload, err := json.Marshal(m)
+	if err != nil {
+		return fault.Wrap(fault.Internal, "a model does not encode", err)
+	}
+	t.put(authz.KindModel, store.Put, m.Application+"/"+m.ID, payload)
+	return nil
+}
+
+func (t *tx) putFreeModel(m authz.ModelRecord) error {
+	created, err := nanos(m.Created)
+	if err != nil {
+		return err
+	}
 	id := t.change.Store
 	if m.Application != authz.FreeApplication(id) {
 		return errShard
@@ -242,8 +250,11 @@ func (t *tx) putFreeModel(m authz.ModelRecord, created any) error {
 			return translate(err, "the model")
 		}
 	}
-	_, err := t.exec(`INSERT INTO store_models (tenant_id, store_id, id, source, active, created) VALUES (?, ?, ?, ?, ?, ?)
+	_, err = t.exec(`INSERT INTO store_models (tenant_id, store_id, id, source, active, created) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (tenant_id, store_id, id) DO UPDATE SET source = excluded.source, active = excluded.active, created = excluded.created`,
 		owner, string(id), m.ID, m.Source, m.Active, created)
-	return translate(err, "the model")
+	if err != nil {
+		return translate(err, "the model")
+	}
+	return t.logModel(m)
 }

@@ -124,6 +124,10 @@ func TestMigrateFromOne(t *testing.T) {
 	if policies, err := s.Tuples().LoadPolicies(ctx); len(policies) != 0 || err != nil {
 		t.Errorf("policies %v, %v", policies, err)
 	}
+	rollouts, err := s.Tuples().LoadRollouts(ctx) // what was active is in force
+	if diff := cmp.Diff([]authz.Rollout{{Application: models[0].Application, Serial: 1, Current: authz.Version{Model: models[0].ID}}}, rollouts); diff != "" || err != nil {
+		t.Errorf("%v: rollouts (-want +got):\n%s", err, diff)
+	}
 
 	acme, err := tenant.Trusted(oldTenant)
 	if err != nil {
@@ -292,7 +296,8 @@ func TestDamagedPolicies(t *testing.T) {
 	} {
 		s := open(t, Config{Path: place(t)})
 		system := world(t, s)
-		_, err := s.Tuples().PutPolicies(ctx, change(system, "policy.publish", "application:docs"), authz.PolicyRecord{Application: "docs", ID: "a", Active: true})
+		_, err := s.Tuples().PutRollout(ctx, change(system, "release.activate", "application:docs"), authz.Rollout{Application: "docs", Serial: 1},
+			authz.Content{Policies: []authz.PolicyRecord{{Application: "docs", ID: "a"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -166,7 +166,7 @@ func (s *Store) release() error {
 			errs = append(errs, db.Close())
 		}
 	}
-	return errors.Join(append(errs, release(s.lock))...)
+	return errors.Join(append(errs, unlock(s.lock))...)
 }
 
 // Counters returns what the store did since it was opened.
@@ -198,16 +198,16 @@ func acquire(path string) (*os.File, error) {
 		return nil, fault.Wrap(fault.Conflict, "another process has the store open; end it first", err)
 	}
 	if err := create(dir, path); err != nil {
-		_ = release(lock)
+		_ = unlock(lock)
 		return nil, err
 	}
 	return lock, nil
 }
 
-// release gives the lock back at once. Closing the file alone leaves it to the
+// unlock gives the lock back at once. Closing the file alone leaves it to the
 // last copy of the descriptor, and a process that is being forked at the moment
 // has one until it executes.
-func release(lock *os.File) error {
+func unlock(lock *os.File) error {
 	return errors.Join(syscall.Flock(int(lock.Fd()), syscall.LOCK_UN), lock.Close())
 }
 

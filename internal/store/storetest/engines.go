@@ -15,9 +15,11 @@ import (
 	"bulwark.example/internal/kms"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/release"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/sts"
 	"bulwark.example/internal/tenant"
+	"bulwark.example/internal/trial"
 )
 
 func testKeys(t *testing.T, open Open) {
@@ -142,14 +144,13 @@ func testModels(t *testing.T, open Open) {
 			t.Errorf("the models changed on the way (-want +got):\n%s", diff)
 		}
 	}
-	a := authz.ModelRecord{Application: "docs", ID: "a", Source: "model a", Active: true, Created: at}
-	b := authz.ModelRecord{Application: "docs", ID: "b", Source: "model b", Active: true, Created: at}
-	other := authz.ModelRecord{Application: "mail", ID: "a", Source: "model m", Active: true, Created: at}
+	a := authz.ModelRecord{Application: "docs", ID: "a", Source: "model a", Created: at}
+	b := authz.ModelRecord{Application: "docs", ID: "b", Source: "model b", Created: at}
+	other := authz.ModelRecord{Application: "mail", ID: "a", Source: "model m", Created: at}
 	put(a)
 	put(other)
 	check(a, other)
 	rev := put(b)
-	a.Active = false
 	check(a, b, other)
 	logged, err := w.Changes(w.ctx, w.platform.System, rev.Rev-1, 1)
 	w.ok(err)
@@ -161,83 +162,142 @@ func testModels(t *testing.T, open Open) {
 	if diff := gocmp.Diff(b, sent); diff != "" {
 		t.Errorf("the model was logged otherwise (-want +got):\n%s", diff)
 	}
-	a.Active, b.Active = true, false
 	put(a)
-	check(a, b, other)
-	b.Active, a.Active = false, false
-	put(a)
+	b.Active = true
+	_, err = w.Tuples().PutModel(w.ctx, change, b)
+	w.kind("a model in force without a rollout", err, fault.Invalid)
+	b.Active = false
 	check(a, b, other)
 }
 
-func testPolicies(t *testing.T, open Open) {
+// testRollouts: content and rollout commit together, in the order in which an
+// engine can take them.
+func testRollouts(t *testing.T, open Open) {
 	w := newWorld(t, open)
 	var seen []store.Batch
 	w.Subscribe(func(b store.Batch) { seen = append(seen, b) })
 	change := ledger.Change{Store: w.platform.System, Event: event(tenant.Platform, "")}
-	put := func(p authz.PolicyRecord) relation.Revision {
-		t.Helper()
-		rev, err := w.Tuples().PutPolicies(w.ctx, change, p)
-		w.ok(err)
-		return rev
-	}
-	check := func(want ...authz.PolicyRecord) {
+	check := func(rollouts []authz.Rollout, policies ...authz.PolicyRecord) {
 		t.Helper()
 		got, err := w.Tuples().LoadPolicies(w.ctx)
 		w.ok(err)
 		slices.SortFunc(got, func(x, y authz.PolicyRecord) int {
 			return cmp.Or(cmp.Compare(x.Application, y.Application), cmp.Compare(x.ID, y.ID))
 		})
-		if diff := gocmp.Diff(want, got); diff != "" {
+		if diff := gocmp.Diff(policies, got); diff != "" {
 			t.Errorf("the policies changed on the way (-want +got):\n%s", diff)
 		}
+		now, err := w.Tuples().LoadRollouts(w.ctx)
+		w.ok(err)
+		slices.SortFunc(now, func(x, y authz.Rollout) int { return cmp.Compare(x.Application, y.Application) })
+		if diff := gocmp.Diff(rollouts, now); diff != "" {
+			t.Errorf("the rollouts changed on the way (-want +got):\n%s", diff)
+		}
 	}
-	a := authz.PolicyRecord{Application: "docs", ID: "a", Files: []authz.PolicyFile{{Name: "a.cedar", Text: "forbid\n<&> \u2028"}}, Active: true, Created: at}
+	a := authz.PolicyRecord{Application: "docs", ID: "a", Files: []authz.PolicyFile{{Name: "a.cedar", Text: "forbid\n<&> \u2028"}}, Created: at}
 	b := authz.PolicyRecord{
-		Application: "docs", ID: "b", Active: true, Created: at,
+		Application: "docs", ID: "b", Created: at,
 		Files: []authz.PolicyFile{{Name: "b.cedar", Text: "b"}, {Name: "a.cedar", Text: "a"}}, // their order counts
 		Claims: authz.Claims{
 			Context: map[string]string{"device": "string"}, Types: map[string]map[string]string{"user": {"age": "long"}},
 			Principals: []string{"user"}, Zone: "Europe/Berlin",
 		},
 	}
-	none := authz.PolicyRecord{Application: "docs", ID: "none", Files: []authz.PolicyFile{}, Active: true, Created: at}
-	other := authz.PolicyRecord{Application: "mail", ID: "a", Files: []authz.PolicyFile{{Name: "m.cedar", Text: "m"}}, Active: true, Created: at}
-	put(a)
-	put(other)
-	check(a, other)
-	rev := put(b)
-	a.Active = false
-	check(a, b, other)
-	payload, err := json.Marshal(b)
-	w.ok(err)
-	want := []store.Batch{{Store: w.platform.System, Rev: rev.Rev, Entries: []store.Entry{{Kind: authz.KindPolicies, Op: store.Put, Key: "docs/b", Payload: payload}}}}
+	model := authz.ModelRecord{Application: "docs", ID: "m", Source: "model", Created: at}
+	first := authz.Rollout{Application: "docs", Serial: 1, Current: authz.Version{Model: "m", Policies: "a"}}
+	wave := authz.Rollout{
+		Application: "docs", Serial: 2, Current: first.Current, Previous: &authz.Version{Model: "l"},
+		Next: &authz.Version{Release: "r", Model: "m", Policies: "b"}, Stores: []relation.StoreID{w.docs},
+	}
+	other := authz.Rollout{Application: "mail", Serial: 1, Current: authz.Version{Model: "x"}}
+	put := func(r authz.Rollout, c authz.Content) relation.Revision {
+		t.Helper()
+		rev, err := w.Tuples().PutRollout(w.ctx, change, r, c)
+		w.ok(err)
+		return rev
+	}
+	rev := put(first, authz.Content{Models: []authz.ModelRecord{model}, Policies: []authz.PolicyRecord{a}})
+	check([]authz.Rollout{first}, a)
+	encode := func(v any) []byte {
+		raw, err := json.Marshal(v)
+		w.ok(err)
+		return raw
+	}
+	want := []store.Batch{{Store: w.platform.System, Rev: rev.Rev, Entries: []store.Entry{
+		{Kind: authz.KindModel, Op: store.Put, Key: "docs/m", Payload: encode(model)},
+		{Kind: authz.KindPolicies, Op: store.Put, Key: "docs/a", Payload: encode(a)},
+		{Kind: authz.KindRollout, Op: store.Put, Key: "docs", Payload: encode(first)},
+	}}}
 	logged, err := w.Changes(w.ctx, w.platform.System, rev.Rev-1, 1)
 	w.ok(err)
 	if diff := gocmp.Diff(want, logged); diff != "" {
 		t.Errorf("the change was logged otherwise (-want +got):\n%s", diff)
 	}
-	if diff := gocmp.Diff(want, seen[2:]); diff != "" || len(seen) != 3 {
+	if diff := gocmp.Diff(want, seen); diff != "" {
 		t.Errorf("the change was delivered otherwise (-want +got):\n%s", diff)
 	}
-	put(none) // an application without policies is a version like any other
-	b.Active = false
-	check(a, b, none, other)
-	a.Active, none.Active = true, false
-	put(a)
-	check(a, b, none, other)
-	a.Active = false
-	put(a)
-	check(a, b, none, other)
+	put(other, authz.Content{})
+	put(wave, authz.Content{Policies: []authz.PolicyRecord{b, a}})
+	check([]authz.Rollout{wave, other}, a, b)
 
-	for what, p := range map[string]authz.PolicyRecord{"no application": {ID: "x", Active: true}, "no id": {Application: "docs", Active: true}} {
+	for what, c := range map[string]struct {
+		r    authz.Rollout
+		c    authz.Content
+		kind fault.Kind
+	}{
+		"a serial that was":    {wave, authz.Content{}, fault.Conflict},
+		"a serial too far":     {authz.Rollout{Application: "docs", Serial: 4}, authz.Content{}, fault.Conflict},
+		"no application":       {authz.Rollout{Serial: 1}, authz.Content{}, fault.Invalid},
+		"policies without id":  {authz.Rollout{Application: "docs", Serial: 3}, authz.Content{Policies: []authz.PolicyRecord{{Application: "docs"}}}, fault.Invalid},
+		"the content, refused": {authz.Rollout{Application: "docs", Serial: 9}, authz.Content{Policies: []authz.PolicyRecord{{Application: "docs", ID: "new"}}}, fault.Conflict},
+	} {
 		before := w.head(w.platform.System)
-		_, err := w.Tuples().PutPolicies(w.ctx, change, p)
-		w.kind(what, err, fault.Invalid)
+		_, err := w.Tuples().PutRollout(w.ctx, change, c.r, c.c)
+		w.kind(what, err, c.kind)
 		if w.head(w.platform.System) != before {
 			t.Errorf("%s: the revision went on", what)
 		}
 	}
-	check(a, b, none, other)
+	check([]authz.Rollout{wave, other}, a, b)
+}
+
+func testReleases(t *testing.T, open Open) {
+	w := newWorld(t, open)
+	change := ledger.Change{Store: w.platform.System, Event: event(tenant.Platform, "")}
+	check := func(want ...release.Release) {
+		t.Helper()
+		got, err := w.Releases().LoadReleases(w.ctx)
+		w.ok(err)
+		slices.SortFunc(got, func(x, y release.Release) int { return cmp.Compare(x.Application+x.ID, y.Application+y.ID) })
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("the releases changed on the way (-want +got):\n%s", diff)
+		}
+	}
+	r := release.Release{
+		Application: "docs", ID: "r", Base: authz.Version{Model: "l"}, Version: authz.Version{Release: "r", Model: "m"},
+		Tests: []trial.File{{Name: "t", Tests: []trial.Test{{Name: "x", Check: []trial.Check{{User: "user:a", Object: "d:1", Assertions: map[string]bool{"viewer": false}}}}}}},
+		Note:  "why <&>", Proposed: release.Mark{By: "user:a", At: at},
+	}
+	model := authz.ModelRecord{Application: "docs", ID: "m", Source: "model", Created: at}
+	w.ok(w.Releases().PutRelease(w.ctx, change, r, authz.Content{Models: []authz.ModelRecord{model}}))
+	check(r)
+	r.Approved = release.Mark{By: "user:b", At: at}
+	w.ok(w.Releases().PutRelease(w.ctx, change, r, authz.Content{}))
+	check(r)
+	models, err := w.Tuples().LoadModels(w.ctx)
+	w.ok(err)
+	if diff := gocmp.Diff([]authz.ModelRecord{model}, models); diff != "" {
+		t.Errorf("the content (-want +got):\n%s", diff)
+	}
+	logged, err := w.Changes(w.ctx, w.platform.System, w.head(w.platform.System)-1, 1)
+	w.ok(err)
+	payload, err := json.Marshal(r)
+	w.ok(err)
+	if diff := gocmp.Diff([]store.Entry{{Kind: release.KindRelease, Op: store.Put, Key: "docs/r", Payload: payload}}, logged[0].Entries); diff != "" {
+		t.Errorf("the change was logged otherwise (-want +got):\n%s", diff)
+	}
+	w.kind("no id", w.Releases().PutRelease(w.ctx, change, release.Release{Application: "docs"}, authz.Content{}), fault.Invalid)
+	check(r)
 }
 
 func tuple(n string) relation.Tuple {

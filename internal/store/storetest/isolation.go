@@ -10,6 +10,7 @@ import (
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/release"
 	"bulwark.example/internal/sts"
 	"bulwark.example/internal/tenant"
 )
@@ -65,10 +66,12 @@ func testShards(t *testing.T, open Open) {
 		return tx.PutKEK(kms.KEK{Tenant: a.Tenant, ID: "kek", Version: 1, Store: g.System, Wrapped: []byte{1}, State: kms.StateEnabled})
 	})
 	w.kind("a KEK in another's store", err, fault.Internal)
-	_, err = models.PutModel(w.ctx, change, authz.ModelRecord{Application: "docs", ID: "m", Source: "s", Active: true})
+	_, err = models.PutModel(w.ctx, change, authz.ModelRecord{Application: "docs", ID: "m", Source: "s"})
 	w.kind("a model by a tenant", err, fault.Internal)
-	_, err = models.PutPolicies(w.ctx, change, authz.PolicyRecord{Application: "docs", ID: "p", Active: true})
-	w.kind("policies by a tenant", err, fault.Internal)
+	_, err = models.PutRollout(w.ctx, change, authz.Rollout{Application: "docs", Serial: 1}, authz.Content{})
+	w.kind("a rollout by a tenant", err, fault.Internal)
+	err = w.Releases().PutRelease(w.ctx, change, release.Release{Application: "docs", ID: "r"}, authz.Content{})
+	w.kind("a release by a tenant", err, fault.Internal)
 	_, err = w.Tokens().Mutate(w.ctx, change, func(tx sts.Tx) error {
 		return tx.PutSigningKey(sts.SigningKey{KID: "k", Purpose: sts.PurposeToken, Public: []byte(`{}`)})
 	})

@@ -17,6 +17,7 @@ import (
 	"bulwark.example/internal/kms"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/release"
 	"bulwark.example/internal/store"
 	"bulwark.example/internal/sts"
 	"bulwark.example/internal/tenant"
@@ -40,6 +41,7 @@ type Engines interface {
 	Tokens() sts.Store
 	Tuples() authz.Store
 	Archive() authz.Archive
+	Releases() release.Store
 	Outbox() audit.Outbox
 	Copies() authz.Copies
 }
@@ -77,7 +79,8 @@ func Run(t *testing.T, open Open) {
 		"Keys":            testKeys,
 		"SigningKeys":     testSigningKeys,
 		"Models":          testModels,
-		"Policies":        testPolicies,
+		"Rollouts":        testRollouts,
+		"Releases":        testReleases,
 		"TupleWrites":     testTupleWrites,
 		"TupleNet":        testTupleNet,
 		"TupleGuards":     testTupleGuards,
@@ -93,6 +96,7 @@ func Run(t *testing.T, open Open) {
 		"ReadChanges":     testReadChanges,
 		"MixedChanges":    testMixedChanges,
 		"Assertions":      testAssertions,
+		"Own":             testOwn,
 		"Copies":          testCopies,
 		"AuditLogs":       testAuditLogs,
 		"Dense":           testDense,

@@ -1,4 +1,9 @@
-package main
+// Package trial answers a model's tests in memory.
+//
+// The tests are those of OpenFGA's store files
+// (https://openfga.dev/docs/modeling/store-file-format): a model, tuples, and what
+// the answers about them must be. They are put to the engine that answers online.
+package trial
 
 import (
 	"bytes"
@@ -20,76 +25,82 @@ import (
 	"bulwark.example/internal/schema"
 )
 
-// storeFile is a file of model tests, as the CLI of OpenFGA reads it
+// File is a file of model tests, as the CLI of OpenFGA reads it
 // (https://openfga.dev/docs/modeling/store-file-format): a model, tuples, and what
 // the answers about them must be. What it does not know is refused.
-type storeFile struct {
-	Name       string      `yaml:"name"`
-	Model      string      `yaml:"model"`
-	ModelFile  string      `yaml:"model_file"`
-	Tuples     []fileTuple `yaml:"tuples"`
-	TupleFile  string      `yaml:"tuple_file"`
-	TupleFiles []string    `yaml:"tuple_files"`
-	Tests      []fileTest  `yaml:"tests"`
+type File struct {
+	Name       string   `yaml:"name" json:"name,omitempty"`
+	Model      string   `yaml:"model" json:"model,omitempty"`
+	ModelFile  string   `yaml:"model_file" json:"-"`
+	Tuples     []Tuple  `yaml:"tuples" json:"tuples,omitempty"`
+	TupleFile  string   `yaml:"tuple_file" json:"-"`
+	TupleFiles []string `yaml:"tuple_files" json:"-"`
+	Tests      []Test   `yaml:"tests" json:"tests,omitempty"`
 }
 
-type fileTest struct {
-	Name        string        `yaml:"name"`
-	Description string        `yaml:"description"`
-	Tuples      []fileTuple   `yaml:"tuples"` // beside those of the file
-	TupleFile   string        `yaml:"tuple_file"`
-	TupleFiles  []string      `yaml:"tuple_files"`
-	Check       []checkTest   `yaml:"check"`
-	ListObjects []objectsTest `yaml:"list_objects"`
-	ListUsers   []usersTest   `yaml:"list_users"`
+// Test is one named test of a file.
+type Test struct {
+	Name        string    `yaml:"name" json:"name,omitempty"`
+	Description string    `yaml:"description" json:"description,omitempty"`
+	Tuples      []Tuple   `yaml:"tuples" json:"tuples,omitempty"` // beside those of the file
+	TupleFile   string    `yaml:"tuple_file" json:"-"`
+	TupleFiles  []string  `yaml:"tuple_files" json:"-"`
+	Check       []Check   `yaml:"check" json:"check,omitempty"`
+	ListObjects []Objects `yaml:"list_objects" json:"list_objects,omitempty"`
+	ListUsers   []Users   `yaml:"list_users" json:"list_users,omitempty"`
 }
 
-type fileTuple struct {
-	User      string        `yaml:"user"`
-	Relation  string        `yaml:"relation"`
-	Object    string        `yaml:"object"`
-	Condition fileCondition `yaml:"condition"`
+// Tuple is a relation tuple as store files spell it.
+type Tuple struct {
+	User      string    `yaml:"user" json:"user,omitempty"`
+	Relation  string    `yaml:"relation" json:"relation,omitempty"`
+	Object    string    `yaml:"object" json:"object,omitempty"`
+	Condition Condition `yaml:"condition" json:"condition,omitempty"`
 }
 
-type fileCondition struct {
-	Name    string         `yaml:"name"`
-	Context map[string]any `yaml:"context"`
+// Condition is what a tuple holds under.
+type Condition struct {
+	Name    string         `yaml:"name" json:"name,omitempty"`
+	Context map[string]any `yaml:"context" json:"context,omitempty"`
 }
 
-// checkTest asks of every user about every object.
-type checkTest struct {
-	User       string          `yaml:"user"`
-	Users      []string        `yaml:"users"`
-	Object     string          `yaml:"object"`
-	Objects    []string        `yaml:"objects"`
-	Context    map[string]any  `yaml:"context"`
-	Assertions map[string]bool `yaml:"assertions"`
+// Check asks of every user about every object.
+type Check struct {
+	User       string          `yaml:"user" json:"user,omitempty"`
+	Users      []string        `yaml:"users" json:"users,omitempty"`
+	Object     string          `yaml:"object" json:"object,omitempty"`
+	Objects    []string        `yaml:"objects" json:"objects,omitempty"`
+	Context    map[string]any  `yaml:"context" json:"context,omitempty"`
+	Assertions map[string]bool `yaml:"assertions" json:"assertions,omitempty"`
 }
 
-type objectsTest struct {
-	User       string              `yaml:"user"`
-	Type       string              `yaml:"type"`
-	Context    map[string]any      `yaml:"context"`
-	Assertions map[string][]string `yaml:"assertions"`
+// Objects asks which objects a user has, and must get exactly those, in any order.
+type Objects struct {
+	User       string              `yaml:"user" json:"user,omitempty"`
+	Type       string              `yaml:"type" json:"type,omitempty"`
+	Context    map[string]any      `yaml:"context" json:"context,omitempty"`
+	Assertions map[string][]string `yaml:"assertions" json:"assertions,omitempty"`
 }
 
-type usersTest struct {
-	Object     string         `yaml:"object"`
-	UserFilter []userFilter   `yaml:"user_filter"`
-	Context    map[string]any `yaml:"context"`
+// Users asks who has an object, and must get exactly those, in any order.
+type Users struct {
+	Object     string         `yaml:"object" json:"object,omitempty"`
+	UserFilter []UserFilter   `yaml:"user_filter" json:"user_filter,omitempty"`
+	Context    map[string]any `yaml:"context" json:"context,omitempty"`
 	Assertions map[string]struct {
-		Users []string `yaml:"users"`
-	} `yaml:"assertions"`
+		Users []string `yaml:"users" json:"users,omitempty"`
+	} `yaml:"assertions" json:"assertions,omitempty"`
 }
 
-type userFilter struct {
-	Type     string `yaml:"type"`
-	Relation string `yaml:"relation"`
+// UserFilter says of which type the users are, or which of its usersets.
+type UserFilter struct {
+	Type     string `yaml:"type" json:"type,omitempty"`
+	Relation string `yaml:"relation" json:"relation,omitempty"`
 }
 
-// readStoreFile reads a file of model tests with all that it names.
-func readStoreFile(path string) (*storeFile, error) {
-	f := new(storeFile)
+// Read reads a file of model tests with all that it names.
+func Read(path string) (*File, error) {
+	f := new(File)
 	if err := readYAML(path, f); err != nil {
 		return nil, err
 	}
@@ -99,7 +110,7 @@ func readStoreFile(path string) (*storeFile, error) {
 	}
 	var err error
 	if f.ModelFile != "" {
-		if f.Model, err = readModel(filepath.Join(dir, f.ModelFile)); err != nil {
+		if f.Model, err = ReadModel(filepath.Join(dir, f.ModelFile)); err != nil {
 			return nil, err
 		}
 	}
@@ -118,9 +129,9 @@ func readStoreFile(path string) (*storeFile, error) {
 	return f, nil
 }
 
-// readModel reads a model: the language's text, its JSON form, or the modules that
+// ReadModel reads a model: the language's text, its JSON form, or the modules that
 // an fga.mod lists.
-func readModel(path string) (string, error) {
+func ReadModel(path string) (string, error) {
 	if filepath.Ext(path) == ".mod" {
 		return schema.Modules(os.DirFS(filepath.Dir(path)), filepath.Base(path))
 	}
@@ -154,13 +165,13 @@ func readYAML(path string, into any) error {
 }
 
 // withFiles adds the tuples of files to those that are there.
-func withFiles(dir string, tuples []fileTuple, one string, many []string) ([]fileTuple, error) {
+func withFiles(dir string, tuples []Tuple, one string, many []string) ([]Tuple, error) {
 	if one != "" {
 		many = append([]string{one}, many...)
 	}
 	for _, name := range many {
 		path := filepath.Join(dir, name)
-		var more []fileTuple
+		var more []Tuple
 		read := func(path string) error { return readYAML(path, &more) } // JSON is YAML, too
 		if filepath.Ext(path) == ".csv" {
 			read = func(path string) (err error) { more, err = readCSV(path); return err }
@@ -179,7 +190,7 @@ var (
 )
 
 // readCSV reads tuples with a head line that names the columns.
-func readCSV(path string) ([]fileTuple, error) {
+func readCSV(path string) ([]Tuple, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "the file cannot be read: "+path, err)
@@ -198,13 +209,13 @@ func readCSV(path string) ([]fileTuple, error) {
 			return nil, fault.New(fault.Invalid, path+": the column "+name+" is not known, or there twice")
 		}
 	}
-	var tuples []fileTuple
+	var tuples []Tuple
 	for n, row := range rows[1:] {
 		cell := map[string]string{}
 		for i, name := range rows[0] {
 			cell[name] = row[i]
 		}
-		t := fileTuple{User: cell["user_type"] + ":" + cell["user_id"], Relation: cell["relation"], Object: cell["object_type"] + ":" + cell["object_id"]}
+		t := Tuple{User: cell["user_type"] + ":" + cell["user_id"], Relation: cell["relation"], Object: cell["object_type"] + ":" + cell["object_id"]}
 		if rel := cell["user_relation"]; rel != "" {
 			t.User += "#" + rel
 		}
@@ -218,7 +229,7 @@ func readCSV(path string) ([]fileTuple, error) {
 }
 
 // tuple takes a file's tuple over.
-func (t fileTuple) tuple() (relation.Tuple, error) {
+func (t Tuple) tuple() (relation.Tuple, error) {
 	out := relation.Tuple{Object: t.Object, Relation: t.Relation, Subject: t.User, Condition: t.Condition.Name}
 	values, err := asJSON(t.Condition.Context)
 	if err != nil || len(values) == 0 {

@@ -1,0 +1,186 @@
+package admin_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"bulwark.example/internal/api/admin"
+	"bulwark.example/internal/audit"
+	"bulwark.example/internal/authz"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/guardtest"
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/release"
+	"bulwark.example/internal/tenant"
+	"bulwark.example/internal/trial"
+)
+
+// releases walks a change from its proposal to its end, and tries every short cut.
+func releases(ctx context.Context, t *testing.T, w *world) {
+	author, approver := w.as("policy_author@platform"), w.as("approver@platform")
+	before := got[admin.Application](t)(author.Application(ctx, "docs"))
+	source := before.Current.Model + "type memo\n"
+	in := admin.NewRelease{Model: &source, Tests: holds, Note: "memos come next"}
+	r := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", in))
+	want := admin.Release{
+		ID: r.ID, Application: "docs", State: "proposed", Note: in.Note, Base: before.Current.Release, Model: r.Model,
+		Proposed: release.Mark{By: w.Subject("policy_author@platform"), At: r.Proposed.At},
+		Outcomes: []trial.Outcome{{Name: "holds", Tests: []trial.Tested{{Name: "nobody", Assertions: 1}}}},
+	}
+	if diff := cmp.Diff(want, r); diff != "" || len(r.ID) != 64 {
+		t.Errorf("proposed (-want +got):\n%s", diff)
+	}
+	_, err := author.ProposeRelease(ctx, "docs", in)
+	wantKind(t, err, fault.Conflict)
+	_, err = w.as("policy_author@acme").ProposeRelease(ctx, "docs", in)
+	wantKind(t, err, fault.Denied)
+	_, err = author.ProposeRelease(ctx, "other", in)
+	wantKind(t, err, fault.NotFound)
+	bad := "type ?"
+	_, err = author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &bad})
+	wantKind(t, err, fault.Invalid)
+
+	full := got[admin.Release](t)(approver.Release(ctx, "docs", r.ID[:8]))
+	if full.Before.Model != before.Current.Model || full.After.Model != source || full.After.Release != r.ID || len(full.Tests) != 1 || full.ID != r.ID {
+		t.Errorf("shown %+v", full)
+	}
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
+	wantKind(t, err, fault.Denied) // nobody approved it
+	_, err = approver.ApproveRelease(ctx, "docs", r.ID[:12])
+	wantKind(t, err, fault.Invalid) // the whole digest, or nothing was signed
+	approved := got[admin.Release](t)(approver.ApproveRelease(ctx, "docs", r.ID))
+	if approved.State != "approved" || approved.Approved.By != w.Subject("approver@platform") {
+		t.Errorf("approved %+v", approved)
+	}
+	_, err = approver.ApproveRelease(ctx, "docs", r.ID)
+	wantKind(t, err, fault.Conflict)
+
+	wave := got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{Tenants: []string{"globex"}}))
+	now := got[admin.Application](t)(author.Application(ctx, "docs"))
+	if wave.State != "wave" || now.Next != r.ID || now.Current.Model != before.Current.Model || !cmp.Equal(now.Tenants, []string{"globex"}) {
+		t.Errorf("in the wave: %s, %+v", wave.State, now)
+	}
+	if theirs := got[admin.Application](t)(w.as("access_manager@acme").Application(ctx, "docs")); theirs.Tenants != nil {
+		t.Errorf("a tenant sees the others of a wave: %v", theirs.Tenants)
+	}
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{Tenants: []string{"absent"}})
+	wantKind(t, err, fault.NotFound)
+	other := source + "type card\n"
+	_, err = author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &other, Tests: holds})
+	wantKind(t, err, fault.Conflict) // a wave is under way
+	back := got[admin.Application](t)(approver.RollBack(ctx, "docs"))
+	if back.Next != "" || back.Current.Model != before.Current.Model {
+		t.Errorf("after the wave %+v", back)
+	}
+	all4 := got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{}))
+	if all4.State != "active" {
+		t.Errorf("activated %+v", all4)
+	}
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
+	wantKind(t, err, fault.Conflict)
+	if back = got[admin.Application](t)(author.RollBack(ctx, "docs")); back.Current.Model != before.Current.Model {
+		t.Errorf("rolled back to %+v", back)
+	}
+
+	withdrawn := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &other, Tests: holds}))
+	if r := got[admin.Release](t)(author.RefuseRelease(ctx, "docs", withdrawn.ID)); r.State != "refused" {
+		t.Errorf("withdrawn %+v", r)
+	}
+	_, err = approver.ApproveRelease(ctx, "docs", withdrawn.ID)
+	wantKind(t, err, fault.Conflict)
+	list := all(t, 1, func(p admin.Paging) (admin.Page[admin.Release], error) { return author.Releases(ctx, "docs", p) })
+	if len(list) < 2 || list[0].ID != withdrawn.ID || list[1].ID != r.ID || list[0].After != nil {
+		t.Errorf("listed %+v", list)
+	}
+	for _, ev := range w.Events(audit.Filter{Action: "release.approve", Class: ledger.Mutation}, func(all []ledger.Event) bool { return len(all) > 0 }) {
+		if ev.Tenant != tenant.Platform || ev.Revision.Store != w.Platform.System || !strings.HasPrefix(ev.Resource, "release:") {
+			t.Errorf("recorded as %+v", ev)
+		}
+	}
+
+	var lines []string
+	must(t, author.Rehearse(ctx, "docs", admin.NewRehearsal{Release: r.ID, Tenants: []string{"acme"}}, func(f admin.Finding) error {
+		switch {
+		case f.Plan != nil:
+			lines = append(lines, "plan "+f.Plan.Release[:4])
+		case f.Sum != nil:
+			lines = append(lines, "sum")
+		}
+		return nil
+	}))
+	if diff := cmp.Diff([]string{"plan " + r.ID[:4], "sum"}, lines); diff != "" {
+		t.Errorf("rehearsed (-want +got):\n%s", diff)
+	}
+	w.Events(audit.Filter{Action: "release.rehearse", Tenant: w.Acme.Tenant.String()}, func(all []ledger.Event) bool { return len(all) == 1 })
+}
+
+// Nobody who may do both approves an own change: it needs a second person, and a
+// person, and is audited as a denial.
+func TestSelfApproval(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	w.Give("policy_author@platform", "approver") // as dev alone allows it
+	author := w.as("policy_author@platform")
+	source := guardtest.Docs + "type memo\n"
+	r := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source, Tests: holds}))
+	before := w.Changes()
+	_, err := author.ApproveRelease(ctx, "docs", r.ID)
+	wantKind(t, err, fault.Denied)
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
+	wantKind(t, err, fault.Denied)
+	w.Give("caller@platform", "approver")
+	_, err = w.as("caller@platform").ApproveRelease(ctx, "docs", r.ID)
+	wantKind(t, err, fault.Denied)
+	if n := w.Changes() - before; n != 1 { // the tuple that Give wrote
+		t.Errorf("%d changes", n)
+	}
+	denied := w.Events(audit.Filter{Action: "release.approve", Class: ledger.Deny}, func(all []ledger.Event) bool { return len(all) == 2 })
+	for _, ev := range denied {
+		if ev.Decision != "deny" || ev.Reason != "denied" || ev.Tenant != tenant.Platform {
+			t.Errorf("recorded as %+v", ev)
+		}
+	}
+	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", r.ID))
+	got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{}))
+}
+
+// Tests decide: without one nothing is proposed, and with one that fails nothing
+// is activated.
+func TestReleaseNeedsTests(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	author := w.as("policy_author@platform")
+	source := guardtest.Docs + "type memo\n"
+	_, err := author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source})
+	wantKind(t, err, fault.Invalid)
+	wrong := []trial.File{{Name: "wrong", Tests: []trial.Test{{
+		Name: "x", Tuples: []trial.Tuple{{User: "user:x", Relation: "viewer", Object: "document:x"}},
+		Check: []trial.Check{{User: "user:x", Object: "document:x", Assertions: map[string]bool{"viewer": false}}},
+	}}}}
+	r := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source, Tests: wrong}))
+	if f := r.Outcomes[0].Tests[0].Failures; len(f) != 1 || len(f[0].Why) != 1 {
+		t.Errorf("failures %+v", f)
+	}
+	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", r.ID))
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
+	wantKind(t, err, fault.Invalid)
+	// A policy counts in tests as it does in force.
+	forbid := []authz.PolicyFile{{Name: "a.cedar", Text: `forbid (principal, action == Action::"viewer", resource is document);`}}
+	r = got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source, Policies: &forbid, Tests: wrong}))
+	if f := r.Outcomes[0].Tests[0].Failures; len(f) != 0 {
+		t.Errorf("failures %+v", f)
+	}
+	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", r.ID))
+	got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{}))
+	// The next release keeps them, unless it brings its own.
+	none := []authz.PolicyFile{}
+	r = got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Policies: &none}))
+	if f := r.Outcomes[0].Tests[0].Failures; len(f) != 1 {
+		t.Errorf("failures %+v", f)
+	}
+}
