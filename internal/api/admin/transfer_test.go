@@ -66,20 +66,18 @@ func (w *world) filled(n int, random *rand.Rand) relation.StoreID {
 		_, _, err := w.Authz.PublishModel(ctx, w.changeOf(g.ID), authz.FreeApplication(g.ID), source)
 		must(w.T, err)
 	}
+	held := map[relation.Tuple]bool{}
 	for range n / 100 {
-		seen := map[relation.Tuple]bool{}
 		var batch []relation.Tuple
 		for range 100 {
-			if t := drawnTuple(random); !seen[t.Key()] {
-				seen[t.Key()] = true
+			if t := drawnTuple(random); !held[t.Key()] {
+				held[t.Key()] = true
 				batch = append(batch, t)
 			}
 		}
-		for _, t := range batch { // one that is there under another guard stays
-			_, err := w.Authz.Write(ctx, w.changeOf(g.ID), "", authz.Write{Writes: []relation.Tuple{t}, IgnoreDuplicate: true})
-			if fault.KindOf(err) != fault.Conflict {
-				must(w.T, err)
-			}
+		if len(batch) > 0 {
+			_, err := w.Authz.Write(ctx, w.changeOf(g.ID), "", authz.Write{Writes: batch})
+			must(w.T, err)
 		}
 	}
 	active := w.Authz.Models(authz.FreeApplication(g.ID))
