@@ -15,18 +15,29 @@ import (
 )
 
 // cpu returns the processor time of a process so far.
-func (p *part) cpu() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/stat")
+func (p *part) cpu() (time.Duration, error) { return processor(p.cmd.Process.Pid, false) }
+
+// processor returns the time of a process, with that of its children that ended
+// if so asked.
+func processor(pid int, children bool) (time.Duration, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, err
 	}
 	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+2:]))
-	user, err := strconv.ParseInt(fields[11], 10, 64)
-	if err != nil {
-		return 0, err
+	times := fields[11:13] // user and system
+	if children {
+		times = fields[11:15]
 	}
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * (time.Second / 100), err // USER_HZ is 100 on Linux
+	var sum int64
+	for _, text := range times {
+		ticks, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += ticks
+	}
+	return time.Duration(sum) * (time.Second / 100), nil // USER_HZ is 100 on Linux
 }
 
 // row is one way through.

@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -42,6 +43,7 @@ type world struct {
 	ready                   time.Duration
 	ops                     *http.Client // trusts Bulwark's certificate
 	api, opsURL, config     string
+	grpc, prodCA            string
 	idle                    float64 // bytes resident before the load
 	sessions                map[string]session
 }
@@ -116,10 +118,7 @@ func (w *world) open(ctx context.Context) (err error) {
 	if w.bare, err = w.launch("bare", self, append([]string{"bare", "-ca", w.caFile, "-to", w.upstream.url}, pair...)...); err != nil {
 		return err
 	}
-	if err := w.openBulwark(ctx); err != nil {
-		return err
-	}
-	return w.people(ctx)
+	return w.openBulwark(ctx)
 }
 
 func freeAddr() string {
@@ -134,10 +133,10 @@ func freeAddr() string {
 // openBulwark makes an installation as an operator would, and serves it.
 func (w *world) openBulwark(ctx context.Context) error {
 	gateway, api, ops := freeAddr(), freeAddr(), freeAddr()
-	w.opsURL = "https://" + ops
+	w.opsURL, w.grpc = "https://"+ops, freeAddr()
 	cmd := exec.CommandContext(ctx, w.path("bulwark"), "init", "--dir", w.path("prod"), "--json",
 		"--issuer", w.issuer, "--issuer-ca", w.caFile, "--audience", "bench", "--kind", "at+jwt", "--algs", "ES256", "--allow-loopback",
-		"--upstream", w.upstream.url, "--upstream-ca", w.caFile, "--gateway", gateway, "--ops", ops, "--grpc", freeAddr(), "--url", "https://"+api, "--tenant", "acme")
+		"--upstream", w.upstream.url, "--upstream-ca", w.caFile, "--gateway", gateway, "--ops", ops, "--grpc", w.grpc, "--url", "https://"+api, "--tenant", "acme")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -147,23 +146,12 @@ func (w *world) openBulwark(ctx context.Context) error {
 	if err := json.Unmarshal(out, &made); err != nil {
 		return err
 	}
-	w.config = made.Config
-	serve := exec.Command(w.path("bulwark"), "serve", "--config", made.Config)
-	log, err := os.Create(w.path("serve.log"))
-	if err != nil {
+	w.config, w.prodCA = made.Config, made.CA
+	w.bulwark, w.api, w.sessions = &part{name: "bulwark", url: made.Gateway}, made.API, map[string]session{}
+	w.closers = append(w.closers, func() { _ = w.stop() })
+	if err := w.serve(ctx); err != nil {
 		return err
 	}
-	serve.Stdout, serve.Stderr = log, log
-	began := time.Now()
-	if err := serve.Start(); err != nil {
-		return err
-	}
-	w.closers = append(w.closers, func() { _ = serve.Process.Signal(os.Interrupt); _ = serve.Wait() })
-	w.bulwark, w.api, w.sessions = &part{"bulwark", made.Gateway, serve}, made.API, map[string]session{}
-	if err := w.awaitReady(ctx, made.CA, api); err != nil {
-		return err
-	}
-	w.ready = time.Since(began)
 	enrol := func(code, profile string) error {
 		_, err := w.cli(ctx, profile, "enrol", code, "--api", made.API, "--ca", made.CA, "--name", profile)
 		return err
@@ -191,6 +179,33 @@ func (w *world) openBulwark(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// serve runs the installation until stop.
+func (w *world) serve(ctx context.Context) error {
+	serve := exec.Command(w.path("bulwark"), "serve", "--config", w.config)
+	log, err := os.Create(w.path("serve.log"))
+	if err != nil {
+		return err
+	}
+	serve.Stdout, serve.Stderr = log, log
+	began := time.Now()
+	if err := serve.Start(); err != nil {
+		return err
+	}
+	w.bulwark.cmd = serve
+	err = w.awaitReady(ctx, w.prodCA, strings.TrimPrefix(w.api, "https://"))
+	w.ready = time.Since(began)
+	return err
+}
+
+func (w *world) stop() error {
+	if w.bulwark.cmd == nil {
+		return nil
+	}
+	cmd := w.bulwark.cmd
+	w.bulwark.cmd = nil
+	return errors.Join(cmd.Process.Signal(os.Interrupt), cmd.Wait())
 }
 
 func (w *world) awaitReady(ctx context.Context, ca, api string) error {

@@ -60,7 +60,7 @@ func cases(t *testing.T) int {
 // each of its forms.
 func TestAgainstReference(t *testing.T) {
 	t.Parallel()
-	c := &comparison{tally: map[string]int{}}
+	c := &comparison{tally: map[string]int{}, record: newRecorder(t)}
 	for want := cases(t); c.questions < want; {
 		rapid.Check(t, c.graph)
 	}
@@ -76,6 +76,7 @@ func TestAgainstReference(t *testing.T) {
 type comparison struct {
 	graphs, valid, questions int
 	tally                    map[string]int
+	record                   *recorder // nil: nobody wants the cases
 }
 
 func (c *comparison) graph(rt *rapid.T) {
@@ -94,7 +95,7 @@ func (c *comparison) graph(rt *rapid.T) {
 	g := &refGraph{m: m, now: refNow}
 	for range rapid.SampledFrom([]int{60, 30, 10, 120}).Draw(rt, "tuples") {
 		tu := tuple.Draw(rt, "tuple")
-		if !slices.ContainsFunc(g.tuples, func(o relation.Tuple) bool { return o.Key() == tu.Key() }) {
+		if c.record.takes(g, tu) && !slices.ContainsFunc(g.tuples, func(o relation.Tuple) bool { return o.Key() == tu.Key() }) {
 			g.tuples = append(g.tuples, tu)
 		}
 	}
@@ -115,28 +116,36 @@ func (c *comparison) graph(rt *rapid.T) {
 			rt.Fatalf("write: %v", err)
 		}
 	}
+	made := recordedGraph{Model: dsl, Tuples: g.tuples}
 	for range 12 {
 		q := genQuestion(rt, m)
 		var asked Asked
 		if rapid.IntRange(0, 2).Draw(rt, "contextual") == 0 {
-			asked.Contextual = slices.DeleteFunc(rapid.SliceOfNDistinct(tuple, 0, 6, relation.Tuple.Key).Draw(rt, "with"), func(t relation.Tuple) bool { return !g.valid(t) })
+			asked.Contextual = slices.DeleteFunc(rapid.SliceOfNDistinct(tuple, 0, 6, relation.Tuple.Key).Draw(rt, "with"), func(t relation.Tuple) bool { return !g.valid(t) || !c.record.takes(g, t) })
 		}
 		if n := rapid.IntRange(-1, 2).Draw(rt, "x"); n < 2 {
 			asked.Context = map[string]any{"x": float64(n)}
 		}
 		over := g.over(asked.Contextual)
 		over.asked = asked.Context
-		c.question(rt, w, over, q, asked)
+		made.Cases = append(made.Cases, c.question(rt, w, over, q, asked))
+	}
+	if c.record != nil {
+		if err := c.record.enc.Encode(made); err != nil {
+			rt.Fatal(err)
+		}
 	}
 }
 
-func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tuple, asked Asked) {
+// question puts one in all its forms, and returns what was right.
+func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tuple, asked Asked) (r recordedCase) {
 	fatal := func(format string, args ...any) {
 		rt.Fatalf(format+"\n%s\n%v\nasked: %+v", append(args, g.m.dsl(), g.tuples, asked)...)
 	}
 	c.questions++
 	want := g.answer(q)
 	c.tally[want]++
+	r = recordedCase{Question: q, Contextual: asked.Contextual, Context: asked.Context, Check: want}
 	for _, explain := range []bool{true, false} {
 		d, err := w.Check(context.Background(), Query{Store: w.store, Object: q.Object, Relation: q.Relation, Subject: q.Subject, Asked: asked, Explain: explain})
 		got := strings.Replace(outcome(d, err), "deep", "error", 1)
@@ -159,8 +168,9 @@ func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tup
 		return l.Names
 	}
 	if want == "invalid" {
-		return
+		return r
 	}
+	r.Undefined = c.record != nil && g.solve(q.Object, q.Relation, q.Subject, false) == undefined
 	x, err := w.Expand(context.Background(), ExpandQuery{Store: w.store, Object: q.Object, Relation: q.Relation, Asked: asked})
 	if err != nil {
 		fatal("expand %s: %v", q, err)
@@ -175,6 +185,7 @@ func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tup
 		if !slices.Equal(got, want) {
 			fatal("objects of %s %s %s: %v, the reference says %v", typ, q.Relation, q.Subject, got, want)
 		}
+		r.Objects = want
 	}
 	object, userset, _ := strings.Cut(q.Subject, "#")
 	{
@@ -183,7 +194,9 @@ func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tup
 		if !slices.Equal(got, want) {
 			fatal("users %s#%s of %s %s: %v, the reference says %v", typeOf(object), userset, q.Object, q.Relation, got, want)
 		}
+		r.Users = want
 	}
+	return r
 }
 
 // spelled writes an engine's tree as refGraph.expanded does.
