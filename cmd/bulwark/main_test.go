@@ -26,8 +26,9 @@ import (
 // (DESIGN section 5).
 func TestEveryCommand(t *testing.T) {
 	t.Parallel()
-	nouns := strings.Fields("config token tuple model policy tenant user service idp audit")
-	verbs := strings.Fields("dev init serve version check explain invite enrol")
+	nouns := strings.Fields("config token tuple role model policy release tenant user service idp audit")
+	nouns = append(nouns, strings.Fields("backup restore import diff")...) // then what of
+	verbs := strings.Fields("dev init serve version check explain apply invite enrol")
 	seen := map[string]bool{}
 	for _, c := range commands() {
 		words := strings.Fields(c.name)
