@@ -181,6 +181,12 @@ func runRestore(ctx context.Context, c *call) error {
 		if out.LeftOut > 0 {
 			fmt.Fprintf(w, "left out: %d tuples that the model in force does not take, among them %s\n", out.LeftOut, out.First)
 		}
+		if out.Roles+out.Policies > 0 {
+			fmt.Fprintf(w, "with %d roles and %d files of policies of the tenant's own\n", out.Roles, out.Policies)
+		}
+		if out.Unguarded {
+			fmt.Fprintln(w, "note: policies or exclusive roles decide in the archive's store, and none do in a store of your own: its answers may allow more")
+		}
 		fmt.Fprintln(w, strings.TrimSpace("consistency token "+out.Revision))
 	})
 }

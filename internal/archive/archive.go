@@ -1,8 +1,8 @@
 // Package archive is the form of one store outside of Bulwark: what a backup writes, a restore reads.
 //
 // An archive is gzip over lines of JSON: a header that counts what follows, the
-// versions of the model, the assertions, the tuples in the order of their keys,
-// and the SHA-256 of all lines before it (docs/spec/archive.md). Both sides
+// versions of the model, the assertions, the tenant's own roles and policies, the
+// tuples in the order of their keys, and the SHA-256 of all lines before it (docs/spec/archive.md). Both sides
 // stream: no more than one tuple is in memory. A [Reader] gives nothing that is
 // not as it was written up to there, and only its end says that all of it was:
 // whoever stores what it gives reads it to the end once before.
@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"time"
 
 	"bulwark.example/internal/fault"
@@ -37,7 +38,7 @@ const (
 const (
 	maxLine    = 4 << 20
 	maxModels  = 10_000
-	maxSources = 64 << 20 // bytes of all models and assertions together
+	maxSources = 64 << 20 // bytes of all that is no tuple together
 	maxTuples  = 1 << 30
 )
 
@@ -56,6 +57,8 @@ type Header struct {
 
 	Models     int `json:"models"`
 	Assertions int `json:"assertions"`
+	Roles      int `json:"roles"`
+	Policies   int `json:"policies"`
 	Tuples     int `json:"tuples"`
 }
 
@@ -74,6 +77,17 @@ type Assertions struct {
 	Payload []byte `json:"payload"`
 }
 
+// Role is a role that the tenant made for a default store, as its engine spells it.
+type Role struct {
+	Role json.RawMessage `json:"role"`
+}
+
+// Policies is a file of the guard policies that the tenant added in a default store.
+type Policies struct {
+	Name string `json:"policies"`
+	Text string `json:"text"`
+}
+
 // end is the last line.
 type end struct {
 	SHA256 string `json:"sha256"`
@@ -86,14 +100,14 @@ type Writer struct {
 	sum  hash.Hash
 	json *json.Encoder
 	last relation.Tuple
-	todo [3]int // models, assertions, tuples still to come
+	todo [5]int // models, assertions, roles, policies, tuples still to come
 }
 
 // NewWriter begins an archive. The header's counts are promises: what follows
-// must be as many models, assertions and tuples, in this order.
+// must be as many of each kind, in this order.
 func NewWriter(w io.Writer, h Header) (*Writer, error) {
 	h.Format, h.Version = Format, Version
-	a := &Writer{sum: sha256.New(), todo: [3]int{h.Models, h.Assertions, h.Tuples}}
+	a := &Writer{sum: sha256.New(), todo: [5]int{h.Models, h.Assertions, h.Roles, h.Policies, h.Tuples}}
 	a.zip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // a level that exists
 	a.out = bufio.NewWriterSize(io.MultiWriter(a.zip, a.sum), 64<<10)
 	a.json = json.NewEncoder(a.out)
@@ -135,9 +149,25 @@ func (a *Writer) Assertions(s Assertions) error {
 	return a.line(s)
 }
 
+// Role adds a role of the tenant's own.
+func (a *Writer) Role(r Role) error {
+	if err := a.due(2); err != nil {
+		return err
+	}
+	return a.line(r)
+}
+
+// Policies adds a file of the tenant's own policies.
+func (a *Writer) Policies(p Policies) error {
+	if err := a.due(3); err != nil {
+		return err
+	}
+	return a.line(p)
+}
+
 // Tuple adds a tuple. They must come in the order of their keys.
 func (a *Writer) Tuple(t relation.Tuple) error {
-	if err := a.due(2); err != nil {
+	if err := a.due(4); err != nil {
 		return err
 	}
 	if !follows(t, a.last) {
@@ -150,7 +180,7 @@ func (a *Writer) Tuple(t relation.Tuple) error {
 // Close ends the archive and returns its digest: the SHA-256, in hexadecimal,
 // that its last line holds. What it was written to stays open.
 func (a *Writer) Close() (digest string, err error) {
-	if a.todo != [3]int{} {
+	if a.todo != [5]int{} {
 		return "", fault.New(fault.Internal, "an archive has fewer entries than its header says")
 	}
 	if err := a.out.Flush(); err != nil {
@@ -177,7 +207,10 @@ type Reader struct {
 	Header     Header
 	Models     []Model
 	Assertions []Assertions
+	Roles      []Role
+	Policies   []Policies
 
+	size   int // bytes of these
 	zip    *gzip.Reader
 	raw    *bufio.Reader // below zip: nothing may follow it
 	in     *bufio.Reader
@@ -200,29 +233,37 @@ func NewReader(r io.Reader) (*Reader, error) {
 	if err := a.header(); err != nil {
 		return nil, err
 	}
-	size := 0
-	for range a.Header.Models {
-		var m Model
-		if err := a.next(&m); err != nil {
-			return nil, err
-		}
-		if size += len(m.Source); m.ID == "" || size > maxSources {
-			return nil, a.wrong("is no model, or one too many", nil)
-		}
-		a.Models = append(a.Models, m)
+	if a.Models, err = entries(a, a.Header.Models, func(m *Model) (string, int) { return m.ID, len(m.Source) }); err != nil {
+		return nil, err
 	}
-	for range a.Header.Assertions {
-		var s Assertions
-		if err := a.next(&s); err != nil {
-			return nil, err
-		}
-		if size += len(s.Payload); s.Model == "" || size > maxSources {
-			return nil, a.wrong("holds no assertions, or too many", nil)
-		}
-		a.Assertions = append(a.Assertions, s)
+	if a.Assertions, err = entries(a, a.Header.Assertions, func(s *Assertions) (string, int) { return s.Model, len(s.Payload) }); err != nil {
+		return nil, err
+	}
+	if a.Roles, err = entries(a, a.Header.Roles, func(r *Role) (string, int) { return string(r.Role), len(r.Role) }); err != nil {
+		return nil, err
+	}
+	if a.Policies, err = entries(a, a.Header.Policies, func(p *Policies) (string, int) { return p.Name, len(p.Text) }); err != nil {
+		return nil, err
 	}
 	a.left = a.Header.Tuples
 	return a, nil
+}
+
+// entries reads n entries of a kind, each with a name and a size.
+func entries[T any](a *Reader, n int, of func(*T) (name string, size int)) ([]T, error) {
+	var all []T
+	for range n {
+		var v T
+		if err := a.next(&v); err != nil {
+			return nil, err
+		}
+		name, size := of(&v)
+		if a.size += size; name == "" || a.size > maxSources {
+			return nil, a.wrong("is not what the header promises, or one too many", nil)
+		}
+		all = append(all, v)
+	}
+	return all, nil
 }
 
 // header reads the first line. Its version is looked at before its members:
@@ -246,7 +287,8 @@ func (a *Reader) header() error {
 		return err
 	}
 	h := a.Header
-	if h.Models < 0 || h.Assertions < 0 || h.Tuples < 0 || h.Models > maxModels || h.Assertions > maxModels || h.Tuples > maxTuples {
+	few := []int{h.Models, h.Assertions, h.Roles, h.Policies}
+	if slices.Min(few) < 0 || slices.Max(few) > maxModels || h.Tuples < 0 || h.Tuples > maxTuples {
 		return a.wrong("counts what no archive holds", nil)
 	}
 	return nil

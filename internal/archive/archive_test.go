@@ -3,6 +3,7 @@ package archive_test
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"flag"
 	"io"
@@ -26,7 +27,7 @@ func example() (archive.Header, []archive.Model, []archive.Assertions, []relatio
 	made := time.Date(2026, 11, 24, 12, 0, 0, 123456789, time.UTC)
 	h := archive.Header{
 		Format: archive.Format, Version: 1, Store: "01ARZ3NDEKTSV4RRFFQ69G5FAV", Kind: "free", Name: "drive & more",
-		Epoch: 3, Revision: 1 << 40, Made: made, Models: 2, Assertions: 1, Tuples: 4,
+		Epoch: 3, Revision: 1 << 40, Made: made, Models: 2, Assertions: 1, Roles: 1, Policies: 1, Tuples: 4,
 	}
 	models := []archive.Model{
 		{ID: "01OLD", Created: made.Add(-time.Hour), Source: "model\n  schema 1.1\ntype user\n"},
@@ -42,6 +43,12 @@ func example() (archive.Header, []archive.Model, []archive.Assertions, []relatio
 	return h, models, assertions, tuples
 }
 
+// added is what a tenant added in the store of the golden file.
+func added() ([]archive.Role, []archive.Policies) {
+	return []archive.Role{{Role: json.RawMessage(`{"name":"reader","type":"doc","relations":["viewer"]}`)}},
+		[]archive.Policies{{Name: "a.cedar", Text: "forbid (principal, action, resource);\n"}}
+}
+
 func write(t testing.TB, w io.Writer) (digest string) {
 	t.Helper()
 	h, models, assertions, tuples := example()
@@ -52,6 +59,8 @@ func write(t testing.TB, w io.Writer) (digest string) {
 	for _, s := range assertions {
 		err = errors.Join(err, a.Assertions(s))
 	}
+	roles, policies := added()
+	err = errors.Join(err, a.Role(roles[0]), a.Policies(policies[0]))
 	for _, x := range tuples {
 		err = errors.Join(err, a.Tuple(x))
 	}
@@ -102,6 +111,10 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, models, assertions, want := example()
+	roles, policies := added()
+	if d := cmp.Diff(roles, a.Roles) + cmp.Diff(policies, a.Policies); d != "" {
+		t.Errorf("what the tenant added is read as something else:\n%s", d)
+	}
 	if d := cmp.Diff(h, a.Header) + cmp.Diff(models, a.Models) + cmp.Diff(assertions, a.Assertions) + cmp.Diff(want, tuples); d != "" {
 		t.Errorf("the golden file is read as something else:\n%s", d)
 	}
@@ -205,9 +218,9 @@ func TestRefused(t *testing.T) {
 		"a newer one":    {zip(strings.Replace(first, `"version":1`, `"version":2,"more":true`, 1)), fault.Unsupported, "version 2"},
 		"a strange name": {zip(strings.Replace(first, `"kind"`, `"kinds"`, 1)), fault.Invalid, "line 1 of the archive"},
 		"negative":       {zip(strings.Replace(first, `"tuples":4`, `"tuples":-4`, 1)), fault.Invalid, "line 1 of the archive counts"},
-		"a bad tuple":    {zip(strings.Replace(text, `user:*"`, `user:* "`, 1)), fault.Invalid, "line 6 of the archive holds no tuple: the user must be"},
-		"out of order":   {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[5], lines[4], lines[6], lines[7], lines[8]}, "")), fault.Invalid, "line 6 of the archive holds a tuple out of order"},
-		"twice":          {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[4], lines[6], lines[7], lines[8]}, "")), fault.Invalid, "line 6 of the archive holds a tuple out of order"},
+		"a bad tuple":    {zip(strings.Replace(text, `user:*"`, `user:* "`, 1)), fault.Invalid, "line 8 of the archive holds no tuple: the user must be"},
+		"out of order":   {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[7], lines[6], lines[8], lines[9], lines[10]}, "")), fault.Invalid, "line 8 of the archive holds a tuple out of order"},
+		"twice":          {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6], lines[6], lines[8], lines[9], lines[10]}, "")), fault.Invalid, "line 8 of the archive holds a tuple out of order"},
 		"endless line":   {zip(strings.Replace(first, `"name":"`, `"name":"`+strings.Repeat("x", 5<<20), 1)), fault.Invalid, "line 1 of the archive is not there whole"},
 		"other digest":   {zip(strings.Replace(text, `{"sha256":"`, `{"sha256":"0`, 1)), fault.Invalid, "digest is another"},
 	} {
@@ -228,6 +241,8 @@ func TestPromises(t *testing.T) {
 		"out of order":  func(w *archive.Writer) error { return errors.Join(w.Tuple(b), w.Tuple(a)) },
 		"twice":         func(w *archive.Writer) error { return errors.Join(w.Tuple(a), w.Tuple(a)) },
 		"a model":       func(w *archive.Writer) error { return w.Model(archive.Model{}) },
+		"a role":        func(w *archive.Writer) error { return w.Role(archive.Role{}) },
+		"policies":      func(w *archive.Writer) error { return w.Policies(archive.Policies{}) },
 		"an assertion":  func(w *archive.Writer) error { return w.Assertions(archive.Assertions{}) },
 		"a late header": func(w *archive.Writer) error { return errors.Join(w.Tuple(a), w.Model(archive.Model{})) },
 	} {
@@ -266,6 +281,12 @@ func FuzzReader(f *testing.F) {
 		}
 		for _, s := range a.Assertions {
 			err = errors.Join(err, w.Assertions(s))
+		}
+		for _, r := range a.Roles {
+			err = errors.Join(err, w.Role(r))
+		}
+		for _, p := range a.Policies {
+			err = errors.Join(err, w.Policies(p))
 		}
 		for _, x := range tuples {
 			err = errors.Join(err, w.Tuple(x))

@@ -21,6 +21,11 @@ type Copies interface {
 	// tuples, then each tuple goes to each, in the order of their keys. An error
 	// of theirs ends the reading. Kind [fault.NotFound] for an unknown store.
 	CopyGraph(_ context.Context, _ relation.StoreID, begin func(Contents) error, each func(relation.Tuple) error) error
+	// FillGraph puts all of it into the change's store, in one revision. Own may be
+	// nil. The records reach [Engine.ApplyEntry], then the tuples [Engine.Apply],
+	// before it returns. Kind [fault.Conflict] if the store holds tuples, roles or
+	// policies of the tenant's own.
+	FillGraph(_ context.Context, _ ledger.Change, _ []Role, _ *OwnPolicies, _ []relation.Tuple) (relation.Revision, error)
 }
 
 // Contents is what a store holds, but its tuples.
@@ -28,6 +33,8 @@ type Contents struct {
 	Revision   relation.Revision
 	Models     []ModelRecord     // of a free store, oldest first
 	Assertions map[string][]byte // by model, as [Archive] keeps them
+	Roles      []Role            // the tenant's own, of a default store
+	Own        *OwnPolicies      // of a default store; nil for none
 	Tuples     int               // how many there are
 }
 
@@ -162,25 +169,71 @@ func (r Restored) ordered(application string) ([]ModelRecord, error) {
 
 func clipID(id string) string { return strings.ToValidUTF8(id[:min(len(id), 26)], "") }
 
-// RestoreWhole fills a default store that is empty, in one revision: its models
-// are its application's, and it answers while it is filled. Tuples that the model
-// in force does not take would grant nothing today and something one day: they
-// are left out, and the first of them is named. Kinds: [fault.Conflict] for a
-// store that holds tuples, [fault.TooLarge] beyond [MaxRestoreWhole], the stores
-// and next's.
-func (e *Engine) RestoreWhole(ctx context.Context, change ledger.Change, next func() (relation.Tuple, error)) (rev relation.Revision, total int, left []relation.Tuple, err error) {
-	none := relation.Revision{}
-	named, ok := e.cfg.Application(change.Store)
-	if !ok || named == System || strings.HasPrefix(named, freePrefix) {
-		return none, 0, nil, fault.New(fault.Denied, "only a default store can be filled as a whole")
+// ModelInForce returns the version by which a default store answers. Kinds:
+// [fault.NotFound] for an unknown store or an application without a model,
+// [fault.Denied] for another kind of store.
+func (e *Engine) ModelInForce(store relation.StoreID) (ModelRecord, error) {
+	if err := e.protected(store); err != nil {
+		return ModelRecord{}, err
 	}
+	named, _ := e.cfg.Application(store)
+	by, err := e.application(named).answers(store, "")
+	if err != nil {
+		return ModelRecord{}, err
+	}
+	m := by.model.model
+	out := ModelRecord{Application: named, ID: m.ID(), Source: m.Source(), Active: true}
+	for _, known := range e.Models(named) {
+		if known.ID == out.ID {
+			out.Created = known.Created
+		}
+	}
+	return out, nil
+}
+
+// Whole is what comes into a default store.
+type Whole struct {
+	Roles    []Role
+	Policies []PolicyFile
+	Next     func() (relation.Tuple, error) // [io.EOF] at the end
+}
+
+// RestoreWhole fills a default store that is empty, in one revision: its models
+// are its application's, and it answers while it is filled. The tenant's own
+// policies come with the tuples that they guard; what the operator does not
+// delegate any more permits nothing. Tuples that the model in force does not take
+// would grant nothing today and something one day: they are left out, and
+// returned. Whoever holds two exclusive roles by what is restored is denied when
+// asked about, as ever. Kinds: [fault.Conflict] for a store that is not empty,
+// [fault.TooLarge] beyond [MaxRestoreWhole], [fault.Invalid] for roles and
+// policies that do not fit the application, the stores and next's.
+func (e *Engine) RestoreWhole(ctx context.Context, into Copies, change ledger.Change, w Whole) (rev relation.Revision, total int, left []relation.Tuple, err error) {
+	none := relation.Revision{}
+	of, _, err := e.Roles(ctx, change.Store)
+	if err != nil {
+		return none, 0, nil, err
+	}
+	for _, r := range w.Roles {
+		if err := of.Allow(r); err != nil {
+			return none, 0, nil, err
+		}
+	}
+	named, _ := e.cfg.Application(change.Store)
 	by, err := e.application(named).answers(change.Store, "")
 	if err != nil {
 		return none, 0, nil, err
 	}
+	var own *OwnPolicies
+	if len(w.Policies) > 0 {
+		set, err := by.ownPolicies(w.Policies, true)
+		if err != nil {
+			return none, 0, nil, err
+		}
+		own = &OwnPolicies{Store: change.Store, ID: set.ID(), Files: w.Policies, Created: e.cfg.Now().UTC()}
+	}
 	var all []relation.Tuple
 	for {
-		t, err := next()
+		t, err := w.Next()
 		if err == io.EOF {
 			break
 		}
@@ -197,10 +250,7 @@ func (e *Engine) RestoreWhole(ctx context.Context, change ledger.Change, next fu
 	}
 	change.Event.Detail = detailed(change.Event.Detail)
 	change.Event.Detail["tuples"], change.Event.Detail["left_out"] = strconv.Itoa(len(all)), strconv.Itoa(len(left))
-	w := Write{Writes: all, Must: []Precondition{{Absent: true}}}
-	rev, err = e.cfg.Store.WriteTuples(ctx, change, w)
-	if fault.KindOf(err) == fault.Conflict && err != nil {
-		return none, 0, nil, fault.Wrap(fault.Conflict, "the store holds tuples; an archive is restored into an empty store", err)
-	}
+	change.Event.Detail["roles"], change.Event.Detail["policies"] = strconv.Itoa(len(w.Roles)), strconv.Itoa(len(w.Policies))
+	rev, err = into.FillGraph(ctx, change, w.Roles, own, all)
 	return rev, len(all), left, err
 }

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -101,7 +102,15 @@ func (s *server) copyStore(ctx context.Context, g *directory.Graph, w io.Writer)
 	var out *archive.Writer
 	begin := func(in authz.Contents) (err error) {
 		if g.Kind == directory.DefaultGraph {
-			in.Models = slices.DeleteFunc(s.Authz.Models(g.Application), func(m authz.ModelRecord) bool { return !m.Active })
+			m, err := s.Authz.ModelInForce(g.ID)
+			if err != nil {
+				return err
+			}
+			in.Models = []authz.ModelRecord{m}
+		}
+		var policies []authz.PolicyFile
+		if in.Own != nil {
+			policies = in.Own.Files
 		}
 		known := map[string]bool{}
 		for _, m := range in.Models {
@@ -116,7 +125,7 @@ func (s *server) copyStore(ctx context.Context, g *directory.Graph, w io.Writer)
 		slices.Sort(asserted)
 		h = archive.Header{
 			Store: g.ID, Kind: string(g.Kind), Name: g.Name, Application: g.Application, Epoch: in.Revision.Epoch, Revision: in.Revision.Rev,
-			Made: s.Now().UTC(), Models: len(in.Models), Assertions: len(asserted), Tuples: in.Tuples,
+			Made: s.Now().UTC(), Models: len(in.Models), Assertions: len(asserted), Roles: len(in.Roles), Policies: len(policies), Tuples: in.Tuples,
 		}
 		if out, err = archive.NewWriter(w, h); err != nil {
 			return err
@@ -128,6 +137,20 @@ func (s *server) copyStore(ctx context.Context, g *directory.Graph, w io.Writer)
 		}
 		for _, model := range asserted {
 			if err := out.Assertions(archive.Assertions{Model: model, Payload: in.Assertions[model]}); err != nil {
+				return err
+			}
+		}
+		for _, r := range in.Roles {
+			raw, err := json.Marshal(r)
+			if err != nil {
+				return fault.Wrap(fault.Internal, "a role does not encode", err)
+			}
+			if err := out.Role(archive.Role{Role: raw}); err != nil {
+				return err
+			}
+		}
+		for _, p := range policies {
+			if err := out.Policies(archive.Policies{Name: p.Name, Text: p.Text}); err != nil {
 				return err
 			}
 		}
@@ -276,7 +299,24 @@ func (s *server) restoreFree(c *call, f *os.File, a *archive.Reader, name string
 	}
 	out := restoredOf(a, g.ID, g.Name)
 	out.Revision, out.Models, out.Assertions, out.Tuples = s.Authz.Token(rev), len(a.Models), len(a.Assertions), n
+	out.Unguarded = s.judged(c, a)
 	return created(out), nil
+}
+
+// judged reports whether more than the model decides in the store of the archive.
+func (s *server) judged(c *call, a *archive.Reader) bool {
+	if len(a.Policies) > 0 || a.Header.Application == "" {
+		return len(a.Policies) > 0
+	}
+	if p, ok := s.Authz.Policies(a.Header.Application); ok && len(p.Files) > 0 {
+		return true
+	}
+	store, err := s.Directory.DefaultGraph(c.tenant, a.Header.Application)
+	if err != nil {
+		return false // no such application here
+	}
+	roles, _, err := s.Authz.Roles(c.r.Context(), store)
+	return err == nil && len(roles.Exclusive) > 0
 }
 
 func (s *server) restoreDefault(c *call, f *os.File, a *archive.Reader, name string) (answer, error) {
@@ -297,12 +337,23 @@ func (s *server) restoreDefault(c *call, f *os.File, a *archive.Reader, name str
 	}
 	change := s.change(c, store, "store:"+string(store))
 	change.Event.Detail = origin(a)
-	rev, n, left, err := s.Authz.RestoreWhole(c.r.Context(), change, again.Next)
+	whole := authz.Whole{Next: again.Next}
+	for _, r := range a.Roles {
+		var role authz.Role
+		if err := web.Unmarshal(r.Role, &role); err != nil {
+			return answer{}, fault.Wrap(fault.Invalid, "the archive holds a role that cannot be read: "+fault.Public(err), err)
+		}
+		whole.Roles = append(whole.Roles, role)
+	}
+	for _, p := range a.Policies {
+		whole.Policies = append(whole.Policies, authz.PolicyFile{Name: p.Name, Text: p.Text})
+	}
+	rev, n, left, err := s.Authz.RestoreWhole(c.r.Context(), s.Copies, change, whole)
 	if err != nil {
 		return answer{}, err
 	}
 	out := restoredOf(a, store, app)
-	out.Revision, out.Tuples, out.LeftOut = s.Authz.Token(rev), n, len(left)
+	out.Revision, out.Tuples, out.LeftOut, out.Roles, out.Policies = s.Authz.Token(rev), n, len(left), len(whole.Roles), len(whole.Policies)
 	if len(left) > 0 {
 		out.First = left[0].String()
 	}

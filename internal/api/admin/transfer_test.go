@@ -441,3 +441,65 @@ func keys(list []admin.Tuple) []admin.Tuple {
 	}
 	return out
 }
+
+// TestTenantsOwnComesBack: what a tenant added in its default store — roles, and
+// policies that forbid — is in the archive, and guards the restored tuples from
+// their first moment. A new store says that it has none of it.
+func TestTenantsOwnComesBack(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	w.inForce(t, admin.NewRelease{Roles: &papers, Claims: &authz.Claims{Delegate: []string{"document#viewer"}}, Tests: holds})
+	manager := w.as("access_manager@acme")
+	store := got[relation.StoreID](t)(w.Directory.DefaultGraph(w.Acme.Tenant, "docs"))
+	x := relation.Tuple{Object: "document:secret", Relation: "viewer", Subject: w.Subject("nobody@acme")}
+	w.Write(x)
+	role := got[admin.ObjectRole](t)(manager.DefineObjectRole(ctx, "document", "reader", admin.NewObjectRole{Relations: []string{"viewer"}}))
+	files := []authz.PolicyFile{{Name: "a.cedar", Text: `forbid (principal, action, resource == document::"secret");`}}
+	before := got[admin.OwnPolicies](t)(manager.PublishOwnPolicies(ctx, "docs", files))
+	raw := download(t, manager, store)
+	for _, holds := range []string{"roles or policies", "tuples"} {
+		_, err := manager.Restore(ctx, bytes.NewReader(raw), admin.RestoreInto{Application: "docs"})
+		if err == nil || fault.KindOf(err) != fault.Conflict {
+			t.Errorf("over a store that holds %s: %v", holds, err)
+		}
+		if holds == "roles or policies" {
+			_, err = manager.WriteTuples(ctx, admin.TupleChange{Deletes: []admin.Tuple{{Object: x.Object, Relation: x.Relation, Subject: x.Subject}}})
+			must(t, err)
+		}
+	}
+	must(t, manager.DeleteObjectRole(ctx, "docs", "document", "reader"))
+	got[admin.OwnPolicies](t)(manager.PublishOwnPolicies(ctx, "docs", []authz.PolicyFile{}))
+
+	out := got[admin.Restored](t)(manager.Restore(ctx, bytes.NewReader(raw), admin.RestoreInto{Application: "docs"}))
+	if out.Roles != 1 || out.Policies != 1 || out.Tuples != 1 || out.Unguarded {
+		t.Errorf("restored %+v", out)
+	}
+	d := got[authz.Decision](t)(w.Authz.Check(ctx, authz.Query{Store: store, Object: x.Object, Relation: x.Relation, Subject: x.Subject}))
+	if d.Allowed || d.Reason != "forbidden" {
+		t.Errorf("what was forbidden is decided as %+v", d)
+	}
+	after := got[admin.OwnPolicies](t)(manager.OwnPolicies(ctx, "docs"))
+	if d := cmp.Diff(files, after.Files); d != "" || after.ID != before.ID {
+		t.Errorf("other policies came back, %s for %s: %s", after.ID, before.ID, d)
+	}
+	if all := got[admin.ObjectRoles](t)(manager.ObjectRoles(ctx, "docs")).Roles; !slices.ContainsFunc(all, func(r admin.ObjectRole) bool { return cmp.Equal(r, role) }) {
+		t.Errorf("the tenant's role is not among %+v", all)
+	}
+	free := got[admin.Restored](t)(manager.Restore(ctx, bytes.NewReader(raw), admin.RestoreInto{}))
+	if !free.Unguarded || free.Roles != 0 || free.Policies != 0 {
+		t.Errorf("a new store is %+v", free)
+	}
+
+	// What does not fit the application is refused before anything is stored.
+	w.inForce(t, admin.NewRelease{Roles: &authz.Roles{}, Claims: &authz.Claims{}, Tests: holds})
+	must(t, manager.DeleteObjectRole(ctx, "docs", "document", "reader"))
+	got[admin.OwnPolicies](t)(manager.PublishOwnPolicies(ctx, "docs", []authz.PolicyFile{}))
+	_, err := manager.WriteTuples(ctx, admin.TupleChange{Deletes: []admin.Tuple{{Object: x.Object, Relation: x.Relation, Subject: x.Subject}}})
+	must(t, err)
+	changes := w.Changes()
+	_, err = manager.Restore(ctx, bytes.NewReader(raw), admin.RestoreInto{Application: "docs"})
+	if err == nil || w.Changes() != changes {
+		t.Errorf("a role that the application does not know any more: %v, %d changes", err, w.Changes()-changes)
+	}
+}

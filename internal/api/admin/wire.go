@@ -326,7 +326,9 @@ type TupleFilter struct {
 
 // Restored is a store that was filled from an archive, with the consistency token
 // of its first moment. LeftOut counts tuples that the model in force of a default
-// store does not take, of which First is one.
+// store does not take, of which First is one. Roles and policies are the tenant's
+// own: they come into a default store alone. A new store is Unguarded if policies or
+// exclusive roles decide in the one of the archive: in a free store none do.
 type Restored struct {
 	Store      string `json:"store"`
 	Name       string `json:"name"` // of a default store: its application
@@ -334,7 +336,10 @@ type Restored struct {
 	Digest     string `json:"digest"` // of the archive
 	Models     int    `json:"models"`
 	Assertions int    `json:"assertions"`
+	Roles      int    `json:"roles"`
+	Policies   int    `json:"policies"`
 	Tuples     int    `json:"tuples"`
+	Unguarded  bool   `json:"unguarded,omitempty"`
 	LeftOut    int    `json:"left_out,omitempty"`
 	First      string `json:"first_left_out,omitempty"`
 }

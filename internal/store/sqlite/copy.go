@@ -3,8 +3,11 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 
 	"bulwark.example/internal/authz"
+	"bulwark.example/internal/fault"
+	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 )
 
@@ -57,6 +60,78 @@ func (c copies) contents(ctx context.Context, t *sql.Tx, id relation.StoreID) (i
 	if err != nil {
 		return in, "", err
 	}
+	if rows, err = t.QueryContext(ctx, ownRolesQuery, string(id)); err != nil {
+		return in, "", err
+	}
+	err = drain(rows, func(scan func(...any) error) error {
+		r, err := scanRole(scan)
+		in.Roles = append(in.Roles, r)
+		return err
+	})
+	if err != nil {
+		return in, "", err
+	}
+	if in.Own, err = ownPolicies(ctx, t, owner, id); err != nil {
+		return in, "", err
+	}
 	err = t.QueryRowContext(ctx, "SELECT count(*) FROM tuples WHERE tenant_id = ? AND store_id = ?", owner, string(id)).Scan(&in.Tuples)
 	return in, owner, err
+}
+
+// FillGraph implements authz.Copies.
+func (c copies) FillGraph(ctx context.Context, change ledger.Change, roles []authz.Role, own *authz.OwnPolicies, tuples []relation.Tuple) (relation.Revision, error) {
+	payloads := make([][]byte, len(roles)+1)
+	var err error
+	for i, r := range roles {
+		if payloads[i], err = json.Marshal(r); err != nil {
+			return relation.Revision{}, fault.Wrap(fault.Internal, "a role does not encode", err)
+		}
+	}
+	if own != nil {
+		if own.Store != change.Store {
+			return relation.Revision{}, errShard
+		}
+		if payloads[len(roles)], err = json.Marshal(own); err != nil {
+			return relation.Revision{}, fault.Wrap(fault.Internal, "policies do not encode", err)
+		}
+	}
+	return c.s.mutate(ctx, change, func(t *tx) error {
+		if err := t.empty(change.Store); err != nil {
+			return err
+		}
+		for i, r := range roles {
+			if err := t.putOwnRole(r, payloads[i]); err != nil {
+				return err
+			}
+		}
+		if own != nil {
+			if err := t.putOwnPolicies(change.Store, payloads[len(roles)]); err != nil {
+				return err
+			}
+		}
+		return t.write(change.Store, authz.Write{Writes: tuples})
+	})
+}
+
+// empty has kind Conflict for a store that holds something. Policies that were
+// removed leave a record without files.
+func (t *tx) empty(id relation.StoreID) error {
+	owner, err := t.shardOwner(id)
+	if err != nil {
+		return err
+	}
+	var tuples, own bool
+	err = t.row(`SELECT EXISTS (SELECT 1 FROM tuples WHERE tenant_id = ?1 AND store_id = ?2),
+		EXISTS (SELECT 1 FROM store_roles WHERE tenant_id = ?1 AND store_id = ?2)
+		OR EXISTS (SELECT 1 FROM store_policies WHERE tenant_id = ?1 AND store_id = ?2 AND coalesce(json_array_length(payload, '$.files'), 0) > 0)`,
+		[]any{owner, string(id)}, &tuples, &own)
+	switch {
+	case err != nil:
+		return translate(err, "the store")
+	case tuples:
+		return fault.New(fault.Conflict, "the store holds tuples; an archive is restored into an empty store")
+	case own:
+		return fault.New(fault.Conflict, "the store holds roles or policies of the tenant's own; an archive is restored into an empty store")
+	}
+	return nil
 }

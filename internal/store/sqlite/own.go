@@ -37,38 +37,46 @@ func (g graphStore) PutOwnPolicies(ctx context.Context, change ledger.Change, p 
 	if err != nil {
 		return relation.Revision{}, fault.Wrap(fault.Internal, "policies do not encode", err)
 	}
-	return g.s.mutate(ctx, change, func(t *tx) error {
-		owner, err := t.shardOwner(p.Store)
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(`INSERT INTO store_policies (tenant_id, store_id, payload) VALUES (?, ?, ?)
-			ON CONFLICT (tenant_id, store_id) DO UPDATE SET payload = excluded.payload`, owner, string(p.Store), string(payload))
-		if err != nil {
-			return translate(err, "the policies")
-		}
-		t.put(authz.KindOwnPolicies, store.Put, string(p.Store), payload)
-		return nil
-	})
+	return g.s.mutate(ctx, change, func(t *tx) error { return t.putOwnPolicies(p.Store, payload) })
 }
+
+func (t *tx) putOwnPolicies(id relation.StoreID, payload []byte) error {
+	owner, err := t.shardOwner(id)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO store_policies (tenant_id, store_id, payload) VALUES (?, ?, ?)
+		ON CONFLICT (tenant_id, store_id) DO UPDATE SET payload = excluded.payload`, owner, string(id), string(payload))
+	if err != nil {
+		return translate(err, "the policies")
+	}
+	t.put(authz.KindOwnPolicies, store.Put, string(id), payload)
+	return nil
+}
+
+const ownRolesQuery = `SELECT r.type, r.name, r.payload FROM stores s JOIN store_roles r ON r.tenant_id = s.tenant_id AND r.store_id = s.id
+	WHERE s.id = ? ORDER BY r.type, r.name`
 
 // OwnRoles implements authz.Archive.
 func (a archive) OwnRoles(ctx context.Context, id relation.StoreID) ([]authz.Role, error) {
 	all := []authz.Role{}
-	err := a.s.rows(ctx, `SELECT r.type, r.name, r.payload FROM stores s JOIN store_roles r ON r.tenant_id = s.tenant_id AND r.store_id = s.id
-		WHERE s.id = ? ORDER BY r.type, r.name`, []any{string(id)}, func(scan func(...any) error) error {
-		var typ, name, payload string
-		if err := scan(&typ, &name, &payload); err != nil {
-			return err
-		}
-		var r authz.Role
-		if err := json.Unmarshal([]byte(payload), &r); err != nil || r.Type != typ || r.Name != name {
-			return fault.New(fault.Integrity, "the store holds a damaged role")
-		}
+	err := a.s.rows(ctx, ownRolesQuery, []any{string(id)}, func(scan func(...any) error) error {
+		r, err := scanRole(scan)
 		all = append(all, r)
-		return nil
+		return err
 	})
 	return all, translate(err, "the roles")
+}
+
+func scanRole(scan func(...any) error) (r authz.Role, err error) {
+	var typ, name, payload string
+	if err := scan(&typ, &name, &payload); err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal([]byte(payload), &r); err != nil || r.Type != typ || r.Name != name {
+		return r, fault.New(fault.Integrity, "the store holds a damaged role")
+	}
+	return r, nil
 }
 
 // PutOwnRole implements authz.Archive.
@@ -77,19 +85,21 @@ func (a archive) PutOwnRole(ctx context.Context, change ledger.Change, r authz.R
 	if err != nil {
 		return relation.Revision{}, fault.Wrap(fault.Internal, "a role does not encode", err)
 	}
-	return a.s.mutate(ctx, change, func(t *tx) error {
-		owner, err := t.shardOwner(change.Store)
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(`INSERT INTO store_roles (tenant_id, store_id, type, name, payload) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (tenant_id, store_id, type, name) DO UPDATE SET payload = excluded.payload`, owner, string(change.Store), r.Type, r.Name, string(payload))
-		if err != nil {
-			return translate(err, "the role")
-		}
-		t.put(authz.KindOwnRole, store.Put, r.Type+"/"+r.Name, payload)
-		return nil
-	})
+	return a.s.mutate(ctx, change, func(t *tx) error { return t.putOwnRole(r, payload) })
+}
+
+func (t *tx) putOwnRole(r authz.Role, payload []byte) error {
+	owner, err := t.shardOwner(t.change.Store)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO store_roles (tenant_id, store_id, type, name, payload) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (tenant_id, store_id, type, name) DO UPDATE SET payload = excluded.payload`, owner, string(t.change.Store), r.Type, r.Name, string(payload))
+	if err != nil {
+		return translate(err, "the role")
+	}
+	t.put(authz.KindOwnRole, store.Put, r.Type+"/"+r.Name, payload)
+	return nil
 }
 
 // DeleteOwnRole implements authz.Archive.

@@ -98,6 +98,7 @@ func Run(t *testing.T, open Open) {
 		"Assertions":      testAssertions,
 		"Own":             testOwn,
 		"Copies":          testCopies,
+		"Fills":           testFills,
 		"AuditLogs":       testAuditLogs,
 		"Dense":           testDense,
 		"GroupCommit":     testGroupCommit,
