@@ -286,6 +286,7 @@ func TestExamples(t *testing.T) {
 	opensNothingElse(t, w)
 	dieWithTheirRoot(t, w)
 	meetsTheAPI(t, w)
+	shadows(t, w)
 	ends(t, w)
 	cannotAsk(t, w)
 }

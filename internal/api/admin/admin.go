@@ -16,6 +16,7 @@ package admin
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -167,7 +168,7 @@ type server struct {
 func New(cfg Config) http.Handler {
 	s := &server{Config: cfg, door: web.NewLimiter(web.LimiterConfig{
 		Burst: 10, Refill: 6 * time.Second, Networks: 4096, Now: cfg.Now,
-	}), readers: newReaders(maxReaders, "reads the audit log"), transfers: newReaders(maxTransfers, "backs up or restores stores")}
+	}), readers: newReaders(maxReaders, math.MaxInt, "reads the audit log"), transfers: newReaders(maxTransfers, maxAllTransfers, "backs up or restores stores")}
 	// What is larger or takes longer than the rest, by the beginning of its path.
 	rest := newMux(cfg)
 	special := map[string]*web.Mux{

@@ -240,15 +240,16 @@ const maxReaders = 4
 // readers counts what the tenants have running of one kind. It is safe for
 // concurrent use.
 type readers struct {
-	most int    // of one tenant at a time
-	does string // what the tenant does, for the refusal
+	most, all int    // of one tenant, and of all together at a time
+	does      string // what the tenant does, for the refusal
 
-	mu sync.Mutex
-	of map[tenant.ID]int
+	mu  sync.Mutex
+	of  map[tenant.ID]int
+	sum int
 }
 
-func newReaders(most int, does string) readers {
-	return readers{most: most, does: does, of: map[tenant.ID]int{}}
+func newReaders(most, all int, does string) readers {
+	return readers{most: most, all: all, does: does, of: map[tenant.ID]int{}}
 }
 
 // enter begins one; leave ends it. Kind Exhausted when the tenant has enough of
@@ -256,13 +257,18 @@ func newReaders(most int, does string) readers {
 func (r *readers) enter(t tenant.ID) (leave func(), err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.sum == r.all {
+		return nil, fault.New(fault.Exhausted, "others are doing the same, as many as may at a time; try again")
+	}
 	if r.of[t] == r.most {
 		return nil, fault.New(fault.Exhausted, "your tenant "+r.does+" several times already; wait for one to end")
 	}
 	r.of[t]++
+	r.sum++
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		r.sum--
 		if r.of[t]--; r.of[t] == 0 {
 			delete(r.of, t)
 		}

@@ -46,3 +46,45 @@ func TestReadersAreBounded(t *testing.T) {
 		wantKind(t, err, fault.Exhausted)
 	}
 }
+
+// Archives wait on the server's disk: a tenant moves few at a time, and a slow one
+// does not hold up others.
+func TestTransfersAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ctx := context.Background()
+	ended := make(chan error, 2)
+	var bodies []*io.PipeWriter
+	for range 2 {
+		read, write := io.Pipe()
+		bodies = append(bodies, write)
+		go func() {
+			_, err := w.as("access_manager@acme").Restore(ctx, read, admin.RestoreInto{})
+			ended <- err
+		}()
+		if _, err := write.Write([]byte("x")); err != nil { // it is being sent
+			t.Fatal(err)
+		}
+	}
+	backup := func(of string) error {
+		id, err := w.Directory.DefaultGraph(w.TenantOf("auditor@"+of), "docs")
+		must(t, err)
+		body, err := w.as("auditor@"+of).Backup(ctx, string(id))
+		if err == nil {
+			must(t, body.Close())
+		}
+		return err
+	}
+	for { // the server takes the two up a moment later
+		if err := backup("acme"); err != nil {
+			wantKind(t, err, fault.Exhausted)
+			break
+		}
+	}
+	must(t, backup("globex"))
+	for _, b := range bodies {
+		must(t, b.Close())
+		wantKind(t, <-ended, fault.Invalid) // one letter is no archive
+	}
+	must(t, backup("acme"))
+}

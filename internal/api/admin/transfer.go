@@ -26,6 +26,8 @@ const (
 	maxArchive    = 1 << 30 // bytes as they are sent: tens of millions of tuples
 	transferTime  = 30 * time.Minute
 	maxTransfers  = 2 // of a tenant at a time: each keeps an archive on the disk
+
+	maxAllTransfers = 8 // of all tenants
 )
 
 // spool is a file without a name, so that nothing is left whatever ends first. An
