@@ -58,6 +58,7 @@ type node struct {
 	directory *directory.Directory
 	authz     *authz.Engine
 	releases  *release.Registry
+	fits      func(authz.Draft) error // whether the gateway can serve by it; nil before there is one
 	keys      *sts.Keys
 	issuer    *sts.Issuer
 	signer    *sts.AssertionSigner
@@ -352,7 +353,15 @@ func (n *node) openDecisions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.releases, err = release.Open(ctx, release.Config{Store: n.store.Releases(), Engine: n.authz, Now: n.plan.now})
+	n.releases, err = release.Open(ctx, release.Config{
+		Store: n.store.Releases(), Engine: n.authz, Now: n.plan.now,
+		Fits: func(d authz.Draft) error {
+			if n.fits == nil {
+				return nil
+			}
+			return n.fits(d)
+		},
+	})
 	if err != nil {
 		return err
 	}

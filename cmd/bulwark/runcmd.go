@@ -84,7 +84,7 @@ func checkConfig(text []byte, dir string, now time.Time) (r configResult) {
 	r.Problems, r.Notes = []string{}, []string{}
 	cfg, err := config.Parse(text, dir)
 	if err == nil {
-		_, err = route.Compile(routesOf(cfg))
+		_, err = route.Compile(routesOf(cfg.Application, cfg.Routes))
 	}
 	if err != nil {
 		r.Problems = strings.Split(fault.Public(err), "\n")
@@ -148,7 +148,7 @@ func runServe(ctx context.Context, c *call) error {
 		return err
 	}
 	s, err := newServer(ctx, n, doors{
-		gatewayTLS: certs.gateway, apiTLS: certs.api, routes: routesOf(cfg), upstreams: upstreams, roles: roles,
+		gatewayTLS: certs.gateway, apiTLS: certs.api, routes: routesOf(cfg.Application, cfg.Routes), upstreams: upstreams, roles: roles,
 	})
 	if err != nil {
 		return err
@@ -182,7 +182,7 @@ func (s *server) reload(ctx context.Context, path string, certs *certificates) {
 		if err := certs.load(cfg); err != nil || s.gateway == nil {
 			return err
 		}
-		return s.gateway.Load(ctx, routesOf(cfg), upstreams)
+		return s.routing.reload(ctx, routesOf(cfg.Application, cfg.Routes), upstreams)
 	}()
 	if err != nil {
 		log.Error("the configuration was not taken; the old one runs on", "error", err)
@@ -249,16 +249,18 @@ func passphraseOf(cfg *config.Config) (secret.Bytes, error) {
 	return local.PassphraseFromFile(cfg.Root.Passphrase, cfg.Data)
 }
 
-func routesOf(cfg *config.Config) []route.Route {
+// routesOf makes the gateway's routes of the configuration's: their relations are
+// the application's.
+func routesOf(application string, of []config.Route) []route.Route {
 	var list []route.Route
-	for _, r := range cfg.Routes {
+	for _, r := range of {
 		out := route.Route{
 			ID: r.ID, Hosts: r.Hosts, Methods: r.Methods, Path: r.Path, Upstream: r.Upstream,
 			Timeout: time.Duration(r.Timeout), MaxBody: int64(r.MaxBody),
 		}
 		if r.Require != nil {
 			out.Require = &route.Requirement{
-				Application: cfg.Application, Relation: r.Require.Relation, Object: r.Require.Object, Visible: r.Require.Visible,
+				Application: application, Relation: r.Require.Relation, Object: r.Require.Object, Visible: r.Require.Visible,
 			}
 		}
 		list = append(list, out)

@@ -50,6 +50,7 @@ type door struct {
 type server struct {
 	node      *node
 	gateway   *gateway.Gateway
+	routing   *routing     // nil without the role gateway
 	decisions *openfga.API // nil without the role pdp
 	access    *authzen.API // likewise
 	doors     []door
@@ -102,9 +103,11 @@ func (s *server) gatewayDoor(ctx context.Context, d doors) ([]door, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.gateway.Load(ctx, d.routes, d.upstreams); err != nil {
+	s.routing = &routing{node: n, gateway: s.gateway, routesHere: d.routes, upstreams: d.upstreams}
+	if err := s.routing.follow(ctx); err != nil {
 		return nil, err
 	}
+	n.fits = s.routing.fits
 	return []door{{
 		name:     "gateway",
 		serve:    func(l net.Listener) error { return s.gateway.Serve(l, d.gatewayTLS) },

@@ -15,6 +15,7 @@ import (
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/schema"
+	"bulwark.example/internal/tenant"
 )
 
 // SystemModel is the fixed model of system stores: admin rights on the object
@@ -44,6 +45,7 @@ type ModelRecord struct {
 	Source      string    `json:"source"`
 	Active      bool      `json:"active"` // in force; stored for free stores alone, where making one active ends the other's turn
 	Created     time.Time `json:"created"`
+	Proposer    string    `json:"proposer,omitempty"` // id of the tenant that proposed it to the operator's application; empty: none
 }
 
 // freePrefix begins the name of the application that a free store is to itself.
@@ -303,8 +305,16 @@ func (e *Engine) PublishModel(ctx context.Context, change ledger.Change, applica
 	a.prepared.Store(b)
 	a.mu.Lock()
 	before := a.applied[id]
+	known, proposed := a.records[id]
 	a.mu.Unlock()
 	rec := ModelRecord{Application: application, ID: id, Source: source, Active: a.free(), Created: e.cfg.Now().UTC()}
+	switch owner := change.Event.Tenant; {
+	case a.free():
+	case proposed: // who came first: nobody takes another's place in its quota
+		rec.Proposer = known.Proposer
+	case owner != tenant.Platform:
+		rec.Proposer = owner.String()
+	}
 	rev, err := e.cfg.Store.PutModel(ctx, change, rec)
 	if err != nil {
 		if id, free := strings.CutPrefix(application, freePrefix); free && fault.KindOf(err) == fault.NotFound {

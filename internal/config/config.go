@@ -128,6 +128,22 @@ type Tokens struct {
 	KeyOverlap Duration `yaml:"key_overlap"`
 }
 
+// ParseRoutes reads a list of routes, in YAML or JSON, as the key routes has it.
+// The error has kind [fault.Invalid]. Whether upstreams exist is not looked at.
+func ParseRoutes(text []byte) ([]Route, error) {
+	var c Config
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c.Routes); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fault.Wrap(fault.Invalid, "the routes are not like [{id: read, methods: [GET], path: /documents/{id}, upstream: notes}]: "+
+			strings.Join(strings.Fields(err.Error()), " "), err)
+	}
+	if list := c.routeProblems(nil); len(list) > 0 {
+		return nil, fault.New(fault.Invalid, strings.Join(list, "; "))
+	}
+	return c.Routes, nil
+}
+
 // Duration reads "30s", "5m" and the like.
 type Duration time.Duration
 
@@ -294,7 +310,7 @@ func (c *Config) problems() (list []string) {
 	for name, u := range c.Upstreams {
 		list = append(list, u.problems(name)...)
 	}
-	list = append(list, c.routeProblems()...)
+	list = append(list, c.routeProblems(c.Upstreams)...)
 	slices.Sort(list)
 	return list
 }
@@ -329,7 +345,9 @@ func (u Upstream) problems(name string) (list []string) {
 	return list
 }
 
-func (c *Config) routeProblems() (list []string) {
+// routeProblems looks at the routes, which go to one of the upstreams; nil: those
+// are not known here.
+func (c *Config) routeProblems(upstreams map[string]Upstream) (list []string) {
 	seen := map[string]bool{}
 	for i, r := range c.Routes {
 		name := r.ID
@@ -341,7 +359,7 @@ func (c *Config) routeProblems() (list []string) {
 			add("needs an id of its own")
 		}
 		seen[r.ID] = true
-		if _, ok := c.Upstreams[r.Upstream]; !ok {
+		if _, ok := upstreams[r.Upstream]; !ok && upstreams != nil {
 			add("upstream " + strconv.Quote(r.Upstream) + " is not listed under upstreams")
 		}
 		if r.Require != nil && (r.Require.Relation == "" || r.Require.Object == "") {

@@ -87,11 +87,14 @@ type Store interface {
 	PutRelease(context.Context, ledger.Change, Release, authz.Content) error
 }
 
-// Config says what a [Registry] works with. All fields are required.
+// Config says what a [Registry] works with. All fields but Fits are required.
 type Config struct {
 	Store  Store
 	Engine *authz.Engine
 	Now    func() time.Time
+	// Fits says whether those who work by a draft beside the engine can: the
+	// gateway by its routes. Its error is the proposer's to read.
+	Fits func(authz.Draft) error
 }
 
 // maxOpen bounds the releases of one application that wait for a word.
@@ -214,6 +217,9 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 	if err != nil {
 		return Plan{}, err
 	}
+	if err := g.fits(p.Draft); err != nil {
+		return Plan{}, err
+	}
 	now, _ := g.cfg.Engine.Rollout(application)
 	tests := p.Tests
 	if len(tests) == 0 && now.Current.Release != "" {
@@ -234,6 +240,13 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 	}
 	plan.Outcomes, err = prove(ctx, plan.Release.Tests, p.Draft)
 	return plan, err
+}
+
+func (g *Registry) fits(d authz.Draft) error {
+	if g.cfg.Fits == nil {
+		return nil
+	}
+	return g.cfg.Fits(d)
 }
 
 // normal leaves out what does not count: the model that a file was written for.
@@ -371,6 +384,9 @@ func (g *Registry) Activate(ctx context.Context, change ledger.Change, applicati
 	}
 	d, err := g.cfg.Engine.Draft(application, r.Version)
 	if err != nil {
+		return now, err
+	}
+	if err := g.fits(d); err != nil {
 		return now, err
 	}
 	outcomes, err := prove(ctx, r.Tests, d)

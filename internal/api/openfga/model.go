@@ -1,9 +1,11 @@
 package openfga
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,9 +19,37 @@ import (
 	"bulwark.example/internal/tenant"
 )
 
-// maxProposals bounds the versions of an application's model that wait: every
-// node holds their texts, and any tenant's policy author may propose.
-const maxProposals = 256
+// DefaultProposals is how many versions of an application's model a tenant may
+// propose if nothing else is said, and maxProposed bounds the texts of all of
+// them, in bytes: every node holds them.
+const (
+	DefaultProposals = 256
+	maxProposed      = 256 << 20
+)
+
+// roomFor refuses one more proposal of the tenant. One that is there already is
+// not one more.
+func (a *API) roomFor(application string, t tenant.ID, source string) error {
+	own, size, id := 0, len(source), schema.ID(source)
+	for _, m := range a.Authz.Models(application) {
+		if m.ID == id {
+			return nil
+		}
+		if m.Proposer == t.String() {
+			own++
+		}
+		if m.Proposer != "" {
+			size += len(m.Source)
+		}
+	}
+	if most := cmp.Or(a.Proposals, DefaultProposals); own >= most {
+		return fault.New(fault.TooLarge, fmt.Sprintf("your tenant has proposed %d versions of this application's model, as many as it may; ask the operator for more (limits.proposals)", most))
+	}
+	if size > maxProposed {
+		return fault.New(fault.TooLarge, "the proposals of all tenants together are as large as they may be; ask the operator")
+	}
+	return nil
+}
 
 // writeModel puts a free store's newest model in force. For a default store,
 // whose models are the operator's, it stores a proposal.
@@ -36,8 +66,8 @@ func writeModel(ctx context.Context, c *call, q *fga.WriteAuthorizationModelRequ
 		if shard, err = c.api.Directory.SystemGraph(tenant.Platform); err != nil {
 			return nil, err
 		}
-		if len(c.api.Authz.Models(c.application())) > maxProposals {
-			return nil, fault.New(fault.TooLarge, "this application has as many model versions as it may; the operator must remove some")
+		if err := c.api.roomFor(c.application(), c.tenant, source); err != nil {
+			return nil, err
 		}
 	}
 	id, rev, err := c.api.Authz.PublishModel(ctx, c.change(shard), c.application(), source)

@@ -63,6 +63,7 @@ type Config struct {
 	Archive   authz.Archive
 	Logger    *slog.Logger
 	Now       func() time.Time
+	Proposals int // versions of a model that a tenant may propose; 0: [DefaultProposals]
 }
 
 // API serves both doors. It is safe for concurrent use.

@@ -111,10 +111,15 @@ func (t directoryTx) Delete(r directory.Record) error {
 // themselves.
 func (t directoryTx) clear(g *directory.Graph) error {
 	for _, table := range []string{"tuples", "store_models", "store_roles", "store_policies", "assertions"} {
-		_, err := t.exec("DELETE FROM "+table+" WHERE tenant_id = ? AND store_id = (SELECT id FROM stores WHERE tenant_id = ? AND id = ? AND kind = 'free')",
+		n, err := t.exec("DELETE FROM "+table+" WHERE tenant_id = ? AND store_id = (SELECT id FROM stores WHERE tenant_id = ? AND id = ? AND kind = 'free')",
 			g.Tenant.String(), g.Tenant.String(), string(g.ID))
 		if err != nil {
 			return translate(err, "the store's content")
+		}
+		if table == "tuples" {
+			if err := t.uncount(g.Tenant.String(), n); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

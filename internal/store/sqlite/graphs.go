@@ -159,10 +159,10 @@ func (g graphStore) WriteTuples(ctx context.Context, change ledger.Change, w aut
 // LoadModels implements authz.Store.
 func (g graphStore) LoadModels(ctx context.Context) ([]authz.ModelRecord, error) {
 	var all []authz.ModelRecord
-	err := g.s.rows(ctx, "SELECT application, id, source, created FROM models ORDER BY application, id", nil, func(scan func(...any) error) error {
+	err := g.s.rows(ctx, "SELECT application, id, source, created, proposer FROM models ORDER BY application, id", nil, func(scan func(...any) error) error {
 		var r authz.ModelRecord
 		var created sql.NullInt64
-		err := scan(&r.Application, &r.ID, &r.Source, &created)
+		err := scan(&r.Application, &r.ID, &r.Source, &created, &r.Proposer)
 		r.Created = moment(created)
 		all = append(all, r)
 		return err
@@ -210,9 +210,9 @@ func (t *tx) putModel(m authz.ModelRecord) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO models (application, id, source, created) VALUES (?, ?, ?, ?)
-		ON CONFLICT (application, id) DO UPDATE SET source = excluded.source, created = excluded.created`,
-		m.Application, m.ID, m.Source, created)
+	_, err = t.exec(`INSERT INTO models (application, id, source, created, proposer) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (application, id) DO UPDATE SET source = excluded.source, created = excluded.created, proposer = excluded.proposer`,
+		m.Application, m.ID, m.Source, created, m.Proposer)
 	if err != nil {
 		return translate(err, "the model")
 	}

@@ -59,6 +59,8 @@ type Config struct {
 	Logger  *slog.Logger     // nil discards
 	Readers int              // reading connections; 0 is twice the processors, at least 4
 
+	MaxTuples int // that a tenant may have in all its stores together; 0: no bound
+
 	// VFS names a registered SQLite VFS through which every byte goes; empty
 	// is the system's. Tests of power loss plug in here.
 	VFS string

@@ -151,6 +151,9 @@ func (t *tx) finish() (relation.Revision, error) {
 	if epoch == 0 {
 		return relation.Revision{}, fault.New(fault.Internal, "the store has no instance yet")
 	}
+	if err := t.count(); err != nil {
+		return relation.Revision{}, err
+	}
 	shard := string(t.change.Store)
 	rev := relation.Revision{Epoch: epoch, Store: t.change.Store}
 	var owner string
