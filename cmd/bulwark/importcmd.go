@@ -123,6 +123,7 @@ func runImportOpenFGA(ctx context.Context, c *call) error {
 		return err
 	}
 	m.To = r.here(m.State.Into)
+	given := m.To.ID != ""
 	if err := target(ctx, r, &m, into); err != nil {
 		return err
 	}
@@ -133,6 +134,11 @@ func runImportOpenFGA(ctx context.Context, c *call) error {
 		m.Save = func(s transfer.State) error { return writeState(state, s) }
 	}
 	err = m.Copy(ctx)
+	if err != nil && !given && state == "" { // nobody could go on with it
+		if end := m.To.Delete(context.WithoutCancel(ctx)); end != nil {
+			fmt.Fprintf(c.stderr, "the store %s is left in part: %s\n", m.To.ID, fault.Public(end))
+		}
+	}
 	if err == nil && follow {
 		fmt.Fprintf(c.stderr, "%d tuples and %d changes are here; following\n", m.Report.Tuples, m.Report.Changes)
 		err = m.Follow(ctx, followPause)
@@ -278,7 +284,7 @@ func readQuestions(path string) ([]transfer.Question, error) {
 
 func printComparison(w io.Writer, r transfer.Comparison) {
 	for _, d := range r.Differences {
-		fmt.Fprintf(w, "%s %s %s %s\n  theirs: %s\n  ours:   %s\n", d.Question.Object, d.Question.Relation, d.Question.User, d.Question.Context, d.Theirs, d.Ours)
+		fmt.Fprintf(w, "%s %s\n  theirs: %s\n  ours:   %s\n", d.Question.Key, d.Question.Context, d.Theirs, d.Ours)
 		var why authz.Trace
 		if len(d.Why) > 0 && json.Unmarshal(d.Why, &why) == nil {
 			fmt.Fprintln(w, "    "+strings.ReplaceAll(strings.TrimSpace(why.String()), "\n", "\n    "))

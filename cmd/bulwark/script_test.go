@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +48,15 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("MODELS", models)
+			// An OpenFGA that tells a store's name and refuses everything else.
+			peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodGet || r.URL.Path != "/stores/odd" {
+					w.WriteHeader(http.StatusForbidden)
+				}
+				_, _ = w.Write([]byte(`{"name":"odd one","message":"no"}`)) // the asker may be gone
+			}))
+			env.Defer(peer.Close)
+			env.Setenv("PEER", peer.URL)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -284,6 +284,6 @@ func (m *Import) newerModel(ctx context.Context) (bool, error) {
 func (m *Import) skip(what string, reason error) {
 	m.Report.Skipped++
 	if len(m.Report.Skips) < maxSkips {
-		m.Report.Skips = append(m.Report.Skips, Skip{what, fault.Public(reason)})
+		m.Report.Skips = append(m.Report.Skips, Skip{printable(what), fault.Public(reason)})
 	}
 }

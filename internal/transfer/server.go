@@ -44,8 +44,9 @@ type Key struct {
 	Condition *Condition `json:"condition,omitempty"`
 }
 
-// String returns "object#relation@user".
-func (k Key) String() string { return k.Object + "#" + k.Relation + "@" + k.User }
+// String returns "object#relation@user", fit for a terminal whatever the other
+// server put into it.
+func (k Key) String() string { return printable(k.Object + "#" + k.Relation + "@" + k.User) }
 
 // bare is what identifies the tuple.
 func (k Key) bare() Key { return Key{User: k.User, Relation: k.Relation, Object: k.Object} }
@@ -213,6 +214,12 @@ func (s *Store) Create(ctx context.Context, name string) error {
 	}
 	s.ID = out.ID
 	return nil
+}
+
+// Delete deletes the store with all that it holds.
+func (s *Store) Delete(ctx context.Context) error {
+	_, err := s.once(ctx, http.MethodDelete, "", nil, nil)
+	return err
 }
 
 // model is one version, as JSON but for its id.
