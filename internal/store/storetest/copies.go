@@ -31,7 +31,7 @@ func testCopies(t *testing.T, open Open) {
 	want := []relation.Tuple{tuple("a"), tuple("b"), with(tuple("c"), func(t *relation.Tuple) {
 		t.Condition, t.Context, t.Expires = "when", `{"a":"\u001e"}`, late.UnixNano()
 	})}
-	rev, err := w.write(g.ID, w.acme.Tenant, authz.Write{Writes: want})
+	_, err = w.write(g.ID, w.acme.Tenant, authz.Write{Writes: want})
 	w.ok(err)
 	_, err = w.write(theirs.ID, w.globex.Tenant, authz.Write{Writes: []relation.Tuple{tuple("x")}})
 	w.ok(err)
@@ -51,9 +51,8 @@ func testCopies(t *testing.T, open Open) {
 	own := authz.OwnPolicies{Store: g.ID, ID: "p", Files: []authz.PolicyFile{{Name: "a", Text: "b"}}, Created: at}
 	_, err = w.Archive().PutOwnRole(w.ctx, ledger.Change{Store: g.ID, Event: event(w.acme.Tenant, "")}, role)
 	w.ok(err)
-	if rev, err = w.Tuples().PutOwnPolicies(w.ctx, ledger.Change{Store: g.ID, Event: event(w.acme.Tenant, "")}, own); err != nil {
-		t.Fatal(err)
-	}
+	rev, err := w.Tuples().PutOwnPolicies(w.ctx, ledger.Change{Store: g.ID, Event: event(w.acme.Tenant, "")}, own)
+	w.ok(err)
 	each := func(t relation.Tuple) error { got = append(got, t); return nil }
 	w.ok(w.Copies().CopyGraph(w.ctx, g.ID, begin, each))
 	if d := cmp.Diff(want, got); d != "" {
