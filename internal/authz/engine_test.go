@@ -399,11 +399,11 @@ func TestSystemModel(t *testing.T) {
 	t.Parallel()
 	roles := map[string]string{
 		"operator":          "can_create_tenant can_invite can_suspend can_roll_back_release can_read_release",
-		"administrator":     "can_invite can_manage_users can_read_users can_manage_services can_manage_connections can_install can_manage_stores can_suspend can_propose_model",
-		"access_manager":    "can_read_users can_write_tuples can_read_tuples can_explain can_manage_stores can_read_model can_check can_propose_model",
-		"policy_author":     "can_read_model can_propose_model can_propose_release can_refuse_release can_activate_release can_roll_back_release can_rehearse_release can_read_release",
-		"approver":          "can_read_model can_approve_release can_refuse_release can_activate_release can_roll_back_release can_rehearse_release can_read_release",
-		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check can_read_release",
+		"administrator":     "can_invite can_manage_users can_read_users can_manage_services can_manage_connections can_install can_manage_stores can_suspend can_propose_model can_define_roles can_read_roles",
+		"access_manager":    "can_read_users can_write_tuples can_read_tuples can_explain can_manage_stores can_read_model can_check can_propose_model can_define_roles can_read_roles can_publish_own_policies",
+		"policy_author":     "can_read_model can_propose_model can_propose_release can_refuse_release can_activate_release can_roll_back_release can_rehearse_release can_read_release can_read_roles",
+		"approver":          "can_read_roles can_read_model can_approve_release can_refuse_release can_activate_release can_roll_back_release can_rehearse_release can_read_release",
+		"auditor":           "can_read_tuples can_read_audit can_explain can_read_model can_check can_read_release can_read_roles",
 		"key_administrator": "",
 	}
 	m, err := schema.Parse(SystemModel)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"bulwark.example/internal/audit"
 	"bulwark.example/internal/guardtest"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
@@ -348,5 +349,37 @@ func TestScopes(t *testing.T) {
 	}
 	if err := check(a.derived()); code(err) != 1600 || !strings.Contains(err.Error(), "decision.check") {
 		t.Errorf("without a scope: %v", err)
+	}
+}
+
+// A tenant proposes as many versions as it may, and takes no room of another's.
+func TestProposalsAreCountedByTenant(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.api.Proposals = 2
+	propose := func(who string, n int) error {
+		model := strings.Replace(guardtest.Docs, "type folder", fmt.Sprintf("type extra%d\n\ntype folder", n), 1)
+		m := parse(t, model)
+		_, err := w.grpc.WriteAuthorizationModel(w.as("policy_author@"+who), &fga.WriteAuthorizationModelRequest{
+			StoreId: string(w.graph(who)), SchemaVersion: m.GetSchemaVersion(), TypeDefinitions: m.GetTypeDefinitions(),
+		})
+		return err
+	}
+	w.Must(propose("acme", 1))
+	w.Must(propose("acme", 2))
+	if err := propose("acme", 3); err == nil || !strings.Contains(err.Error(), "your tenant has proposed 2 versions") {
+		t.Errorf("a third: %v", err)
+	}
+	w.Must(propose("acme", 1)) // it is there already
+	w.Must(propose("globex", 1))
+	w.Must(propose("globex", 3)) // the one that acme made is still acme's
+	w.Must(propose("globex", 4))
+	if err := propose("globex", 5); err == nil {
+		t.Error("a third of another tenant")
+	}
+	for _, ev := range w.Events(audit.Filter{Class: ledger.Deny, Tenant: w.Acme.Tenant.String()}, func(all []ledger.Event) bool { return len(all) == 1 }) {
+		if ev.Reason != "too_large" {
+			t.Errorf("recorded as %+v", ev)
+		}
 	}
 }

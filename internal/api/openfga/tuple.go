@@ -137,6 +137,8 @@ func write(ctx context.Context, c *call, q *fga.WriteRequest) (*fga.WriteRespons
 		return &fga.WriteResponse{}, nil
 	case fault.KindOf(err) == fault.Conflict || fault.KindOf(err) == fault.TooLarge:
 		return nil, err // codes of their own by their kinds
+	case fault.KindOf(err) == fault.Exhausted: // the tenant's quota, or what it cannot be shown that nobody holds
+		return nil, as(fga.ErrorCode_exceeded_entity_limit, err)
 	}
 	if err = c.wrong(err, false); kindCode(err) == fga.ErrorCode_invalid_tuple {
 		err = as(fga.ErrorCode_validation_error, err) // the other code is for contextual tuples
