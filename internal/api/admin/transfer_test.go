@@ -503,3 +503,34 @@ func TestTenantsOwnComesBack(t *testing.T) {
 		t.Errorf("a role that the application does not know any more: %v, %d changes", err, w.Changes()-changes)
 	}
 }
+
+// TestPartAnswersNothing: what a process leaves that dies within a restore holds
+// tuples, has no model, and so allows nothing to anybody.
+func TestPartAnswersNothing(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	g := got[*directory.Graph](t)(w.Directory.CreateGraph(ctx, ledger.Event{Subject: "system"}, w.Acme.Tenant, "part"))
+	model := w.Authz.Models(authz.FreeApplication(w.filled(100, rand.New(rand.NewPCG(7, 8)))))[1]
+	n := 0
+	_, _, err := w.Authz.Restore(ctx, w.changeOf(g.ID), authz.Restored{Models: []authz.ModelRecord{model}, Next: func() (relation.Tuple, error) {
+		if n++; n > 2*authz.RestoreBatch {
+			return relation.Tuple{}, errors.New("the power is gone")
+		}
+		return relation.Tuple{Object: fmt.Sprintf("document:%05d", n), Relation: "signed", Subject: "user:a"}, nil
+	}})
+	if err == nil {
+		t.Fatal("the restore did not end")
+	}
+	page, err := w.Authz.Read(ctx, g.ID, authz.Filter{}, authz.MaxPage, "")
+	must(t, err)
+	if len(page.Tuples) != authz.MaxPage {
+		t.Fatalf("there are %d tuples: nothing is proved", len(page.Tuples))
+	}
+	for _, id := range []string{"", model.ID} {
+		d, err := w.Authz.Check(ctx, authz.Query{Store: g.ID, Object: "document:00001", Relation: "signed", Subject: "user:a", Asked: authz.Asked{Model: id}})
+		if err == nil || d.Allowed {
+			t.Errorf("by the model %q: %+v", id, d)
+		}
+	}
+}
