@@ -1,9 +1,12 @@
 package authz
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"slices"
 	"strings"
+	"sync"
 
 	"bulwark.example/internal/policy"
 	"bulwark.example/internal/relation"
@@ -56,15 +59,13 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 		return List{}, err
 	}
 	ev.walk = ev.walk || ev.who.every == 0
-	w := &wave{ev: ev}
+	w := ev.surge()
+	defer w.ebb()
 	ids := w.verified(target, w.objects(target))
 	if ev.guarded() || ev.roles.excludes(q.Type) {
 		ids = w.judged(target, typ, q.Subject, ids)
 	}
-	names := make([]string, 0, len(ids)+1)
-	for _, id := range ids {
-		names = append(names, ev.name(id))
-	}
+	names := ev.names(ids)
 	if self, _ := relation.SplitSubject(q.Subject); ev.who.object == 0 && ev.who.set && target.itself(ev.who.form) {
 		ev.same = true // an object that no tuple names has this userset all the same
 		if w.judge(self, q.Subject, target, 0, yes) {
@@ -81,7 +82,7 @@ func (e *Engine) list(store relation.StoreID, w *wave, names []string, limit int
 		return List{}, w.err
 	}
 	l := List{Revision: e.revision(store, ev.snap), Model: ev.model.model.ID(), Truncated: w.cut}
-	slices.SortFunc(names, strings.Compare)
+	w.sort(names)
 	if after != "" {
 		i, found := slices.BinarySearch(names, after)
 		if found {
@@ -101,6 +102,69 @@ func (p *program) itself(userset sym) bool {
 	return slices.ContainsFunc(p.includes, func(i include) bool { return i.userset == userset })
 }
 
+// names spells the objects, all in one piece of memory: a thousand names were a
+// thousand allocations, and these a third of the time that a list took.
+func (ev *evaluator) names(ids []uint32) []string {
+	const room = 48 // a type and a UUID
+	var text strings.Builder
+	text.Grow(room * len(ids))
+	ends := make([]int, len(ids))
+	for i, id := range ids {
+		if id > ev.snap.n {
+			text.WriteString(ev.name(id))
+		} else {
+			text.Write(ev.snap.bytes(id))
+		}
+		ends[i] = text.Len()
+	}
+	all, begin := text.String(), 0
+	out := make([]string, len(ids), len(ids)+1)
+	for i, end := range ends {
+		out[i], begin = all[begin:end], end
+	}
+	return out
+}
+
+// sort puts names in byte order. All begin alike, with the type, so that a
+// comparison of whole strings reads the same bytes again and again: the eight
+// behind that beginning are compared as a number, which decides nearly always.
+func (w *wave) sort(names []string) {
+	if len(names) < 2 {
+		return
+	}
+	alike := len(names[0])
+	for _, name := range names[1:] {
+		alike = min(alike, len(name))
+		for i := range alike {
+			if name[i] != names[0][i] {
+				alike = i
+				break
+			}
+		}
+	}
+	w.order = w.order[:0]
+	for _, name := range names {
+		var head [8]byte // a shorter name is followed by zeros, which no name holds
+		copy(head[:], name[alike:])
+		w.order = append(w.order, ordered{binary.BigEndian.Uint64(head[:]), name})
+	}
+	slices.SortFunc(w.order, func(a, b ordered) int {
+		if a.head != b.head {
+			return cmp.Compare(a.head, b.head)
+		}
+		return strings.Compare(a.name, b.name)
+	})
+	for i := range w.order {
+		names[i] = w.order[i].name
+	}
+}
+
+// ordered is a name on its way into order.
+type ordered struct {
+	head uint64
+	name string
+}
+
 // wave is a breadth-first search that follows everything which might grant, and
 // marks what is sure. What is not sure is asked one by one, by the evaluator
 // that answers Check, in the same snapshot.
@@ -108,8 +172,31 @@ type wave struct {
 	ev    *evaluator
 	found []spot
 	seen  set
+	order []ordered // memory of sort
 	cut   bool
 	err   error
+}
+
+// searches keeps the memory of searches for the next ones: growing it anew for each
+// list was most of what the collector had to do.
+var searches = sync.Pool{New: func() any { return &wave{} }}
+
+// surge begins a search, which ebb ends.
+func (ev *evaluator) surge() *wave {
+	w := searches.Get().(*wave)
+	w.ev = ev
+	w.seen.reset()
+	return w
+}
+
+func (w *wave) ebb() {
+	if cap(w.found) > 1<<14 || len(w.seen.slots) > 1<<16 || cap(w.order) > 1<<14 {
+		return // a rare giant need not stay in memory
+	}
+	clear(w.found) // so that no old model and no name stays reachable
+	clear(w.order)
+	*w = wave{found: w.found[:0], seen: w.seen, order: w.order[:0]}
+	searches.Put(w)
 }
 
 // spot is a program that an object holds, or is asked about.

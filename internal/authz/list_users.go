@@ -51,7 +51,8 @@ func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
 		}
 		want, suffix = wanted{asker: asker{form: p.userset, set: true}}, "#"+q.Userset
 	}
-	w := &wave{ev: ev}
+	w := ev.surge()
+	defer w.ebb()
 	var names []string
 	for _, id := range w.users(q.Object, object, prog, want, of) {
 		names = append(names, ev.name(id)+suffix)
