@@ -13,6 +13,7 @@ import (
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/authz"
+	"bulwark.example/internal/config"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/kms/local"
 	"bulwark.example/internal/ledger"
@@ -24,13 +25,18 @@ import (
 // aNode is a node with dev's data. It ends with the test.
 func aNode(t *testing.T, now func() time.Time) (*node, *devState) {
 	t.Helper()
+	return limitedNode(t, now, config.Limits{})
+}
+
+func limitedNode(t *testing.T, now func() time.Time, limits config.Limits) (*node, *devState) {
+	t.Helper()
 	ctx := context.Background()
 	data := t.TempDir()
 	root, err := local.Create(filepath.Join(data, "root.sealed"), secret.New([]byte("passphrase")), local.Config{Env: "dev", Dev: true, WorkFactor: 1})
 	must(t, err)
 	p := plan{
 		env: "dev", issuer: "https://issuer.test", data: filepath.Join(data, "d"), dev: true, application: devApplication,
-		root: root, now: now, log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		root: root, limits: limits, now: now, log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	must(t, os.MkdirAll(filepath.Join(p.data, "dev"), 0o700))
 	must(t, ensureInstance(ctx, p))

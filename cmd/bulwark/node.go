@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/authn"
 	"bulwark.example/internal/authz"
+	"bulwark.example/internal/config"
 	"bulwark.example/internal/directory"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
@@ -43,6 +45,7 @@ type plan struct {
 	outgoing          outgoing.Config
 	audit             map[ledger.Class]int64 // budgets in bytes
 	keyLife, overlap  time.Duration
+	limits            config.Limits
 	now               func() time.Time
 	log               *slog.Logger
 }
@@ -115,7 +118,9 @@ func (n *node) close(ctx context.Context) {
 }
 
 func (n *node) openStore(ctx context.Context) (err error) {
-	if n.store, err = sqlite.Open(ctx, sqlite.Config{Path: databasePath(n.plan.data), Now: n.plan.now, Logger: n.plan.log}); err != nil {
+	if n.store, err = sqlite.Open(ctx, sqlite.Config{
+		Path: databasePath(n.plan.data), Now: n.plan.now, Logger: n.plan.log, MaxTuples: cmp.Or(n.plan.limits.Tuples, config.DefaultTuples),
+	}); err != nil {
 		return err
 	}
 	n.instance, err = n.store.Instance(ctx)
@@ -136,7 +141,7 @@ func (n *node) openStore(ctx context.Context) (err error) {
 
 func (n *node) openDirectory(ctx context.Context) (err error) {
 	n.directory, err = directory.New(ctx, directory.Config{
-		Store: n.store.Directory(), Env: n.plan.env, Dev: n.plan.dev, Applications: []string{n.plan.application},
+		Store: n.store.Directory(), Env: n.plan.env, Dev: n.plan.dev, Applications: []string{n.plan.application}, FreeGraphs: n.plan.limits.FreeStores,
 		CodeMAC:  func(ctx context.Context) (secret.Bytes, error) { return n.keyring.Derive(ctx, "enrolment-codes") },
 		MaxToken: max(sts.MaxTokenLife, authn.MaxExternalLife), Now: n.plan.now,
 	})
@@ -335,7 +340,7 @@ func (n *node) openDecisions(ctx context.Context) error {
 		return err
 	}
 	n.authz, err = authz.New(ctx, authz.Config{
-		Store: n.store.Tuples(), Archive: n.store.Archive(), MAC: mac, Epoch: n.instance.Epoch, Now: n.plan.now,
+		Store: n.store.Tuples(), Archive: n.store.Archive(), MAC: mac, Epoch: n.instance.Epoch, Memory: int64(n.plan.limits.Memory), Now: n.plan.now,
 		Application: func(id relation.StoreID) (string, bool) {
 			g, err := n.directory.GraphByID(id)
 			if err != nil {

@@ -235,7 +235,7 @@ func servePlan(cfg *config.Config, log *slog.Logger) (plan, error) {
 	return plan{
 		env: cfg.Env, issuer: cfg.Issuer, data: cfg.Data, application: cfg.Application, root: root,
 		outgoing: out, audit: budgets, keyLife: time.Duration(cfg.Tokens.KeyLife), overlap: time.Duration(cfg.Tokens.KeyOverlap),
-		now: time.Now, log: log,
+		limits: cfg.Limits, now: time.Now, log: log,
 	}, nil
 }
 

@@ -68,6 +68,7 @@ func newServer(ctx context.Context, n *node, d doors) (*server, error) {
 	if slices.Contains(d.roles, "pdp") {
 		s.decisions = openfga.New(openfga.Config{
 			Guard: n.guard, Directory: n.directory, Authz: n.authz, Archive: n.store.Archive(), Logger: n.plan.log, Now: n.plan.now,
+			Proposals: n.plan.limits.Proposals,
 		})
 		n.store.Subscribe(func(b store.Batch) {
 			s.decisions.Changed(b.Store)

@@ -41,6 +41,7 @@ type Config struct {
 	Audit       Audit               `yaml:"audit"`
 	Outgoing    Outgoing            `yaml:"outgoing"`
 	Tokens      Tokens              `yaml:"tokens"`
+	Limits      Limits              `yaml:"limits"`
 }
 
 // Listen holds host:port of each listener. Empty keeps the default on loopback.
@@ -127,6 +128,17 @@ type Tokens struct {
 	KeyLife    Duration `yaml:"key_life"`
 	KeyOverlap Duration `yaml:"key_overlap"`
 }
+
+// Limits bounds what decisions cost. Zero is the default.
+type Limits struct {
+	Memory     Size `yaml:"memory"`      // of stores in memory; without it no bound
+	Tuples     int  `yaml:"tuples"`      // of a tenant, in all its stores together
+	FreeStores int  `yaml:"free_stores"` // of a tenant
+	Proposals  int  `yaml:"proposals"`   // of a tenant: versions of an application's model
+}
+
+// DefaultTuples is how many tuples a tenant may have if nothing else is said.
+const DefaultTuples = 10_000_000
 
 // ParseRoutes reads a list of routes, in YAML or JSON, as the key routes has it.
 // The error has kind [fault.Invalid]. Whether upstreams exist is not looked at.
@@ -306,6 +318,11 @@ func (c *Config) problems() (list []string) {
 	}
 	if sources != 1 || c.Root.FD < 0 {
 		add("root: give exactly one of passphrase_fd (3 or more), passphrase_credential, passphrase_file")
+	}
+	for key, n := range map[string]int{"tuples": c.Limits.Tuples, "free_stores": c.Limits.FreeStores, "proposals": c.Limits.Proposals} {
+		if n < 0 {
+			add("limits.%s: %d is not a number from 1; leave the key out for the default", key, n)
+		}
 	}
 	for name, u := range c.Upstreams {
 		list = append(list, u.problems(name)...)

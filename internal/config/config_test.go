@@ -91,6 +91,8 @@ func TestRefusals(t *testing.T) {
 		{"no such upstream", "upstream: notes", "upstream: nots", `"nots" is not listed`},
 		{"duration", "timeout: 5s", "timeout: 5", "not a duration"},
 		{"negative", "timeout: 5s", "timeout: -5s", "not a duration"},
+		{"negative number", "env: prod", "env: prod\nlimits: {tuples: -1}", "limits.tuples: -1 is not a number from 1"},
+		{"number", "env: prod", "env: prod\nlimits: {proposals: many}", "line"},
 		{"size", "max_body: 1MiB", "max_body: 1MB", "not a size"},
 		{"half a requirement", "upstream: notes, timeout", "upstream: notes, require: {relation: x}, timeout", "relation and an object"},
 		{"not YAML", "env: prod", "\tenv: prod", "line"},
