@@ -280,7 +280,11 @@ func (c *Client) check(ctx context.Context, tenant, subject, relation, object st
 		Allowed bool   `json:"allowed"`
 		Message string `json:"message"`
 	}
-	r, err := c.exchange(ctx, http.MethodPost, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, body, &out)
+	atLeast := ""
+	if p := FromContext(ctx); p != nil && p.Tenant == tenant {
+		atLeast = p.AtLeast
+	}
+	r, err := c.exchange(ctx, http.MethodPost, c.base+"/stores/"+url.PathEscape(store)+"/check", "application/json", token, atLeast, body, &out)
 	if err != nil {
 		return false, "", r.status, err
 	}
@@ -329,7 +333,7 @@ func (c *Client) post(ctx context.Context, u, kind, token string, body []byte, o
 const maxAnswer = 1 << 20 // bytes
 
 func (c *Client) send(ctx context.Context, method, u, kind, token string, body []byte, out any) (int, error) {
-	r, err := c.exchange(ctx, method, u, kind, token, body, out)
+	r, err := c.exchange(ctx, method, u, kind, token, "", body, out)
 	return r.status, err
 }
 
@@ -339,7 +343,7 @@ type reply struct {
 	revision string
 }
 
-func (c *Client) exchange(ctx context.Context, method, u, kind, token string, body []byte, out any) (reply, error) {
+func (c *Client) exchange(ctx context.Context, method, u, kind, token, atLeast string, body []byte, out any) (reply, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
 	if err != nil {
 		return reply{}, err
@@ -349,6 +353,9 @@ func (c *Client) exchange(ctx context.Context, method, u, kind, token string, bo
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	if atLeast != "" {
+		req.Header.Set(atLeastHeader, atLeast)
 	}
 	res, err := c.cfg.HTTP.Do(req)
 	if err != nil {

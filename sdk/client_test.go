@@ -477,3 +477,49 @@ func TestClientConfig(t *testing.T) {
 		}
 	}
 }
+
+// What the gateway says that the session has seen goes along with a check of the
+// same tenant, and of no other; a caller that comes past the gateway cannot say it.
+func TestCheckAtLeast(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		credential         func(*issuer) (string, string)
+		tenant, seen, want string
+	}{
+		"the session's tenant": {byAssertion, acme, "token", "token"},
+		"another tenant":       {byAssertion, "globex", "token", ""},
+		"nothing seen":         {byAssertion, acme, "", ""},
+		"past the gateway":     {byToken, acme, "token", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAPI(t)
+			sent := make(chan string, 1)
+			a.handle("/stores/s1/check", func(w http.ResponseWriter, r *http.Request) {
+				sent <- r.Header.Get("Bulwark-At-Least")
+				_, _ = io.WriteString(w, `{"allowed":true}`) // the asker may be gone
+			})
+			client, _ := newClient(t, a, &clock{began: time.Now()})
+			i := newIssuer(t)
+			v, err := sdk.NewVerifier(sdk.VerifierConfig{Issuer: i.URL, Audience: audience, HTTP: i.Client()})
+			must(t, err)
+			h := v.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if told := r.Header.Get("Bulwark-At-Least"); told != sdk.FromContext(r.Context()).AtLeast {
+					t.Errorf("the handler reads %q", told)
+				}
+				if _, err := client.Check(r.Context(), c.tenant, alice, "can_view", "document:roadmap"); err != nil {
+					t.Error(err)
+				}
+			}))
+			r := httptest.NewRequest("GET", "/documents/roadmap", nil)
+			r.Header.Set(c.credential(i))
+			if c.seen != "" {
+				r.Header.Set("Bulwark-At-Least", c.seen)
+			}
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			if got := <-sent; got != c.want {
+				t.Errorf("sent %q, want %q", got, c.want)
+			}
+		})
+	}
+}

@@ -22,6 +22,12 @@ type Principal struct {
 	// routes that need authentication alone. See [Principal.Decided].
 	Route, Relation, Object string
 
+	// AtLeast is the newest revision of the tenant's decisions that the session has
+	// seen; [Client.Check] asks for answers no older. Who changes tuples answers with
+	// the token that it got, as the header Bulwark-Revision: the gateway keeps it
+	// for the session.
+	AtLeast string
+
 	ID      string    // of the assertion or token (jti)
 	Expires time.Time // of the assertion or token
 

@@ -16,6 +16,10 @@ import (
 	"github.com/go-jose/go-jose/v4/json" // as encoding/json, but for repeated members and the case of names: it is exact
 )
 
+// atLeastHeader carries a revision token: from the gateway to the service, and from
+// the service to the check API.
+const atLeastHeader = "Bulwark-At-Least"
+
 // AssertionHeader carries the gateway's assertion.
 const AssertionHeader = "Bulwark-Assertion"
 
@@ -148,6 +152,9 @@ func verifiedHeader(h http.Header, p *Principal) http.Header {
 	if len(p.Scopes) > 0 {
 		h.Set("Bulwark-Scope", strings.Join(p.Scopes, " "))
 	}
+	if p.AtLeast != "" {
+		h.Set(atLeastHeader, p.AtLeast)
+	}
 	return h
 }
 
@@ -169,7 +176,11 @@ func (v *Verifier) Verify(r *http.Request) (*Principal, error) {
 		if c.Method != r.Method || c.Path != pathOnWire(r) || (len(v.cfg.Routes) > 0 && !slices.Contains(v.cfg.Routes, c.Route)) {
 			return nil, fmt.Errorf("%w: the assertion is for another request", ErrUnauthenticated)
 		}
-		return c.principal(assertion[0], typAssertion)
+		p, err := c.principal(assertion[0], typAssertion)
+		if seen := r.Header.Values(atLeastHeader); err == nil && len(seen) == 1 {
+			p.AtLeast = seen[0]
+		}
+		return p, err
 	case len(bearer) == 1 && len(assertion) == 0:
 		scheme, token, _ := strings.Cut(bearer[0], " ")
 		if !strings.EqualFold(scheme, "Bearer") {

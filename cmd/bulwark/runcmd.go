@@ -256,7 +256,7 @@ func routesOf(application string, of []config.Route) []route.Route {
 	for _, r := range of {
 		out := route.Route{
 			ID: r.ID, Hosts: r.Hosts, Methods: r.Methods, Path: r.Path, Upstream: r.Upstream,
-			Timeout: time.Duration(r.Timeout), MaxBody: int64(r.MaxBody),
+			Explain: r.Explain, Timeout: time.Duration(r.Timeout), MaxBody: int64(r.MaxBody),
 		}
 		if r.Require != nil {
 			out.Require = &route.Requirement{

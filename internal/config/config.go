@@ -97,6 +97,7 @@ type Route struct {
 	Path     string   `yaml:"path"`
 	Upstream string   `yaml:"upstream"`
 	Require  *Require `yaml:"require"`
+	Explain  bool     `yaml:"explain"`
 	Timeout  Duration `yaml:"timeout"`
 	MaxBody  Size     `yaml:"max_body"`
 }

@@ -19,11 +19,14 @@ import (
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/guard"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/route"
 )
 
 // always allows at no cost: what is measured is the gateway's own work.
 type always struct{ v guard.Verdict }
+
+func (always) Saw(context.Context, *principal.Principal, string) {}
 
 func (a always) Check(context.Context, *guard.Request) (guard.Verdict, *audit.Record) {
 	return a.v, nil

@@ -13,6 +13,7 @@ import (
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/guard"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/route"
 	"bulwark.example/internal/web"
 )
@@ -36,6 +37,7 @@ type exchange struct {
 
 	path     string
 	identity *guard.Identity
+	who      *principal.Principal
 	body     *requestBody
 	last     bool // nothing that follows on the connection can be trusted
 	trailers bool // the upstream announced or may send trailers
@@ -128,6 +130,7 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 		{"Bulwark-Subject", x.identity.Subject},
 		{"Bulwark-Actor", x.identity.Actor},
 		{"Bulwark-Scope", x.identity.Scope},
+		{"Bulwark-At-Least", x.identity.AtLeast},
 		{web.RequestIDHeader, x.id},
 		{"X-Forwarded-For", x.source},
 		{"X-Forwarded-Host", p.In.Host},
@@ -150,6 +153,9 @@ func (x *exchange) response(res *http.Response) error {
 		return errSwitched
 	}
 	x.trailers = len(res.Trailer) > 0 || res.ContentLength < 0
+	if tokens := res.Header["Bulwark-Revision"]; len(tokens) == 1 {
+		x.g.cfg.Guard.Saw(res.Request.Context(), x.who, tokens[0])
+	}
 	cleanResponse(res)
 	slot := [1]string{x.id}
 	res.Header[web.RequestIDHeader] = slot[:]
@@ -213,7 +219,10 @@ func (x *exchange) record(rec *audit.Record) {
 	}
 	rec.Event.Status = x.status
 	if x.failure != "" {
-		rec.Event.Detail = map[string]string{"failure": x.failure}
+		if rec.Event.Detail == nil {
+			rec.Event.Detail = map[string]string{}
+		}
+		rec.Event.Detail["failure"] = x.failure
 	}
 	// The verdict stands already; the outcome is recorded whether or not the
 	// client is still there.

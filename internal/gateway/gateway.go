@@ -20,6 +20,7 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/route"
 	"bulwark.example/internal/tenant"
 )
@@ -28,6 +29,8 @@ import (
 // gateway closes it with the answer's status.
 type Guard interface {
 	Check(context.Context, *guard.Request) (guard.Verdict, *audit.Record)
+	// Saw notes the revision token that an upstream answered with.
+	Saw(context.Context, *principal.Principal, string)
 }
 
 // Recorder takes the events that no verdict covers. [audit.Log] is one.
@@ -149,6 +152,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer x.record(rec)
+	x.who = verdict.Principal
 	x.forward(r, &bound, &verdict.Identity, limit)
 }
 
@@ -157,7 +161,7 @@ func (x *exchange) ask(r *http.Request, b *route.Bound) *guard.Request {
 	q := &guard.Request{
 		Action: "request", Route: b.Route.ID, Method: r.Method, Path: b.Path, RequestID: x.id,
 		Authorization: r.Header["Authorization"], Source: x.address,
-		Audience: x.g.cfg.Audience, Upstream: x.up.cfg.Service,
+		Audience: x.g.cfg.Audience, Upstream: x.up.cfg.Service, Explain: b.Route.Explain,
 	}
 	if need := b.Route.Require; need != nil {
 		q.Require = &guard.Requirement{

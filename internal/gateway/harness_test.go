@@ -26,6 +26,7 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/principal"
 	"bulwark.example/internal/route"
 )
 
@@ -37,6 +38,8 @@ type fakeGuard struct {
 	mu    sync.Mutex
 	asked []guard.Request
 }
+
+func (g *fakeGuard) Saw(context.Context, *principal.Principal, string) {}
 
 func (g *fakeGuard) Check(_ context.Context, q *guard.Request) (guard.Verdict, *audit.Record) {
 	g.mu.Lock()
@@ -128,12 +131,20 @@ func (u *recording) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	u.mu.Lock()
 	u.reqs = append(u.reqs, got{r.Method, r.RequestURI, r.Host, r.Header.Clone(), r.Trailer.Clone(), string(body), err})
+	answer := u.answer
 	u.mu.Unlock()
-	if u.answer != nil {
-		u.answer(w, r)
+	if answer != nil {
+		answer(w, r)
 		return
 	}
 	_, _ = io.WriteString(w, "upstream\n")
+}
+
+// answers makes it answer otherwise from now on.
+func (u *recording) answers(h http.HandlerFunc) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.answer = h
 }
 
 func (u *recording) requests() []got {

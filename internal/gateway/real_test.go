@@ -157,6 +157,7 @@ func newWorld(t testing.TB) *world {
 	if err := w.gateway.Load(ctx, []route.Route{
 		{ID: "read", Path: "/documents/{id}", Methods: []string{"GET"}, Upstream: "notes", Require: need("can_view")},
 		{ID: "write", Path: "/documents/{id}", Methods: []string{"PUT"}, Upstream: "notes", Require: need("can_edit")},
+		{ID: "explained", Path: "/explained/{id}", Methods: []string{"GET"}, Upstream: "notes", Require: need("can_view"), Explain: true},
 		{ID: "whoami", Path: "/whoami", Methods: []string{"GET"}, Upstream: "notes"},
 	}, []Upstream{{Name: "notes", URL: w.upstream.URL, Service: w.service}}); err != nil {
 		t.Fatal(err)

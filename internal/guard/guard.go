@@ -6,9 +6,11 @@ package guard
 
 import (
 	"context"
+	"encoding/json"
 
 	"bulwark.example/internal/audit"
 	"bulwark.example/internal/authn"
+	"bulwark.example/internal/authz"
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
 )
@@ -44,6 +46,10 @@ func (g *Guard) Check(ctx context.Context, req *Request) (Verdict, *audit.Record
 
 	// 4. Decide. Whether the principal may see the object is always asked too,
 	// so that the time taken does not tell a hidden object from an absent one.
+	last, err := g.lastSeen(ctx, p)
+	if err != nil {
+		return g.close(ctx, rec, refusal(err, "revision_unavailable").of(p))
+	}
 	v := g.decide(ctx, graph, object, p.Subject.String(), req, g.verified(p, req)).within(p, req).of(p)
 
 	// 5. Build the identity that the upstream is told.
@@ -51,10 +57,22 @@ func (g *Guard) Check(ctx context.Context, req *Request) (Verdict, *audit.Record
 		if v.Identity, err = g.identity(ctx, req, p, &v, object); err != nil {
 			return g.close(ctx, rec, refusal(err, "assertion_failed").of(p))
 		}
+		v.Identity.AtLeast = last
 	}
 
 	// 6. Close the record: verdict, enforced or not, reason, revision.
 	return g.close(ctx, rec, v)
+}
+
+// maxTrace bounds a recorded reason, in bytes.
+const maxTrace = 6 << 10
+
+func traceOf(t *authz.Trace) string {
+	raw, err := json.Marshal(t)
+	if err != nil || len(raw) > maxTrace {
+		return "omitted"
+	}
+	return string(raw)
 }
 
 // close writes the verdict into the record. A refusal is appended now; the
@@ -65,6 +83,9 @@ func (g *Guard) close(ctx context.Context, rec *audit.Record, v Verdict) (Verdic
 	e := &rec.Event
 	e.Unenforced, e.Reason = !v.Enforced, v.Reason
 	e.Model, e.Revision, e.Status = v.Model, v.Revision, v.Status()
+	if v.Trace != nil {
+		e.Detail = map[string]string{"trace": traceOf(v.Trace)}
+	}
 	switch {
 	case v.Principal == nil:
 		e.Class, e.Decision = ledger.Reject, "deny"

@@ -32,10 +32,13 @@ type Config struct {
 }
 
 // Guard decides about requests. It is safe for concurrent use.
-type Guard struct{ cfg Config }
+type Guard struct {
+	cfg      Config
+	sessions sessions
+}
 
 // New returns a guard over the engines.
-func New(cfg Config) *Guard { return &Guard{cfg} }
+func New(cfg Config) *Guard { return &Guard{cfg: cfg} }
 
 // Request is what a door knows about a request. Only Authorization, and the
 // object's id within Require, come from the client; the rest is the door's own.
@@ -51,7 +54,7 @@ type Request struct {
 	Audience      string       // the only audience that this door accepts
 	Require       *Requirement // nil asks for authentication and a tenant only
 	Upstream      string       // the id of the upstream's service; empty where nothing is forwarded
-	Explain       bool
+	Explain       bool         // the reason goes into the audit event
 
 	asked authz.Asked // only where a question is explained
 }
@@ -69,6 +72,9 @@ type Requirement struct {
 // Identity is what an upstream is told, as the header values of DESIGN section 5.
 type Identity struct {
 	Assertion, Tenant, Subject, Actor, Scope string
+	// AtLeast is the newest revision token that the session has seen: an upstream
+	// that asks about the same store sends it along.
+	AtLeast string
 }
 
 // Verdict is the guard's answer. The zero Verdict refuses.

@@ -24,6 +24,7 @@ type Route struct {
 	Path     string        // "/documents/{id}", "/files/{rest...}"
 	Upstream string        // the name of the upstream
 	Require  *Requirement  // nil: an authenticated principal is enough
+	Explain  bool          // the reason of each decision goes into its audit event
 	Timeout  time.Duration // for the whole exchange with the upstream; 0 means the gateway's default
 	MaxBody  int64         // bytes of request body; 0 means the gateway's default
 }
