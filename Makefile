@@ -1,5 +1,5 @@
 # Two commands matter: `make dev` runs Bulwark, `make test` runs all that CI runs.
-.PHONY: build dev test soak bench fuzz vuln
+.PHONY: build dev test soak suites bench fuzz vuln
 
 GO ?= go
 
@@ -15,6 +15,11 @@ test:
 # The long runs at full length.
 soak:
 	SOAK=1 GO=$(GO) bash .ci/stages
+
+# OpenFGA's own suites, its Go and JavaScript SDKs and an import of a live OpenFGA.
+# Needs Node and npm; builds OpenFGA, which takes some ten minutes of CPU once.
+suites:
+	$(GO) -C e2e/openfga test -count=1 -vet=off -timeout 40m .
 
 bench:
 	cd bench && $(GO) run . $(ARGS)
