@@ -148,6 +148,8 @@ func TestRolesAreAssigned(t *testing.T) {
 const operators = `
 @id("no-news")
 forbid (principal, action == Action::"can_edit", resource == document::"news");
+@id("no-secret")
+forbid (principal, action == Action::"can_view", resource == document::"secret");
 `
 
 const tenants = `
@@ -205,6 +207,7 @@ func TestOwnPolicies(t *testing.T) {
 		for _, s := range []string{
 			"document:roadmap#can_view@user:dave", "document:roadmap#can_view@user:bob", "document:roadmap#can_edit@user:alice",
 			"document:news#can_edit@user:alice", "document:roadmap#can_edit@user:dave", "document:roadmap#can_view@user:alice",
+			"document:secret#can_view@user:dave", // permitted by the tenant, forbidden by the operator
 		} {
 			q := tuple(s)
 			d, err := e.Check(ctx, Query{Store: store, Object: q.Object, Relation: q.Relation, Subject: q.Subject, Explain: true})
@@ -227,6 +230,7 @@ func TestOwnPolicies(t *testing.T) {
 	}
 	want := maps.Clone(before)
 	want["document:roadmap#can_view@user:dave"] = "policy no-news (tenant)"
+	want["document:secret#can_view@user:dave"] = "forbidden no-secret"
 	want["document:roadmap#can_view@user:bob"] = "forbidden not-bob (tenant)"
 	want["document:roadmap#can_edit@user:alice"] = "forbidden by-relation (tenant)"
 	want["document:news#can_edit@user:alice"] = "forbidden no-news by-relation (tenant)"
@@ -257,6 +261,7 @@ func TestOwnPolicies(t *testing.T) {
 	}
 	// What is not delegated any more permits nothing, and forbids as before.
 	w.delegate(t)
+	want["document:secret#can_view@user:dave"] = before["document:secret#can_view@user:dave"]
 	want["document:roadmap#can_view@user:dave"] = before["document:roadmap#can_view@user:dave"]
 	if got := reasons(w.Engine, w.store); !maps.Equal(got, want) {
 		t.Error("no delegation:", gocmp.Diff(want, got))
