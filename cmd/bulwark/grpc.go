@@ -38,7 +38,9 @@ func grpcDoor(log *slog.Logger, cert func(*tls.ClientHelloInfo) (*tls.Certificat
 	srv := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(tls13(cert))),
 		grpc.MaxConcurrentStreams(grpcStreams), grpc.MaxRecvMsgSize(grpcMaxRequest), grpc.MaxHeaderListSize(grpcMaxHeaders),
-		grpc.ConnectionTimeout(10*time.Second),
+		grpc.ConnectionTimeout(10*time.Second), grpc.ForceServerCodecV2(newCodec()),
+		// A new goroutine for each call grew its stack each time: a twelfth of a Check.
+		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 2 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(r.unary), grpc.StreamInterceptor(r.stream),
