@@ -206,7 +206,7 @@ func (t *target) run(ctx context.Context, p *pool, l load) (tally, error) {
 		sum.P50, sum.P99 = all[len(all)/2], all[len(all)*99/100]
 	}
 	if sum.Answers == 0 {
-		return sum, fmt.Errorf("%s: no answers: %w", t.name, errors.Join(sum.firstErr, ctx.Err()))
+		return sum, fmt.Errorf("%s: no answers: %v", t.name, errors.Join(sum.firstErr, ctx.Err()))
 	}
 	return sum, nil
 }
