@@ -126,7 +126,7 @@ func (d *decisions) load(ctx context.Context) error {
 			}
 		}
 		s.all = &pool{list: s.drive.questions(n, uint64(i+1))}
-		s.hot = &pool{list: slices.Clone(s.all.list[:1000])}
+		s.hot = &pool{list: slices.Clone(s.all.list[len(s.all.list)-1000:])} // the cold row asks from the begin
 		store, model, err := d.ours.store(ctx, fmt.Sprint("drive ", units), d.dsl)
 		if err != nil {
 			return fmt.Errorf("bulwark: %w", err)
