@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -46,7 +47,7 @@ func main() {
 	flag.StringVar(&o.steps, "steps", "", "decisions: which of check, kinds, batch, all, writes, memory, cold, random, process; empty: all")
 	flag.StringVar(&o.openfga, "openfga", "", "program to use as OpenFGA v1.22.1; empty: build it, which takes minutes the first time")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // timeout(1) ends us so
 	defer stop()
 	check(o.run(ctx))
 }

@@ -112,7 +112,7 @@ func (d *decisions) random(ctx context.Context) error {
 	for i := range errs {
 		wg.Go(func() {
 			for g := range graphs {
-				if errs[i] == nil {
+				if errs[i] == nil && ctx.Err() == nil {
 					errs[i] = c.graph(ctx, d, g)
 				}
 			}
@@ -120,6 +120,7 @@ func (d *decisions) random(ctx context.Context) error {
 	}
 	in := bufio.NewScanner(bytes.NewReader(text))
 	in.Buffer(nil, 16<<20)
+	sent := 0
 	for in.Scan() {
 		var g cases
 		if err := json.Unmarshal(in.Bytes(), &g); err != nil {
@@ -127,10 +128,13 @@ func (d *decisions) random(ctx context.Context) error {
 		}
 		g.Model = longerName.Replace(g.Model)
 		graphs <- g
+		if sent++; sent%50 == 0 {
+			fmt.Fprintf(os.Stderr, "random: %d graphs\n", sent)
+		}
 	}
 	close(graphs)
 	wg.Wait()
-	if err := errors.Join(append(errs, in.Err())...); err != nil {
+	if err := errors.Join(append(errs, in.Err(), ctx.Err())...); err != nil {
 		return err
 	}
 	fmt.Printf("\nRandom models, tuples, contextual tuples and questions, both servers beside the reference: %d cases (Check, ListObjects, ListUsers, Expand each), %d answers of each side\n", c.questions, c.answers)
