@@ -24,8 +24,10 @@ import (
 //  2. Downwards from the tuple: each subject that it leads to. Who gains by it is
 //     among those: a new chain has the new tuple in it.
 //  3. For each of both, the evaluator tells whether the subject could hold this
-//     and another relation of the set. If the tuple leads to everyone of a type,
-//     those who hold the other relation by name are asked about too.
+//     and another relation of the set. Where there are many objects, a search
+//     upwards from the subject first tells of which that is worth asking. If the
+//     tuple leads to everyone of a type, those who hold the other relation by name
+//     are asked about too.
 //
 // Everything counts as tuples followed, up to a bound beyond which the write is
 // refused: what cannot be shown is not assumed. Writes that step 1 concerns run
@@ -38,20 +40,21 @@ const maxAssignEdges = 1 << 21
 
 // routes say which tuples lead to exclusive relations.
 type routes struct {
+	programs []*program // that lead to exclusive relations, or are some
 	targets  map[*program][]*exclusion
 	named    map[uint32][]*program // by the key of a tuple: what its object may grant by it
 	held     map[uint32][]rise     // by the id of a held program: as in [reach]
 	operands map[uint32][]*program // by the id of an operand: whose it is
+	many     int                   // how many gains are many: [manyGains], for tests fewer
 }
 
 func routesTo(sets map[string][]exclusion) routes {
-	r := routes{targets: map[*program][]*exclusion{}, named: map[uint32][]*program{}, held: map[uint32][]rise{}, operands: map[uint32][]*program{}}
+	r := routes{targets: map[*program][]*exclusion{}, named: map[uint32][]*program{}, held: map[uint32][]rise{}, operands: map[uint32][]*program{}, many: manyGains}
 	known := map[*program]bool{}
-	var need []*program
 	add := func(p *program) {
 		if !known[p] {
 			known[p] = true
-			need = append(need, p)
+			r.programs = append(r.programs, p)
 		}
 	}
 	for _, list := range sets {
@@ -62,8 +65,8 @@ func routesTo(sets map[string][]exclusion) routes {
 			}
 		}
 	}
-	for i := 0; i < len(need); i++ {
-		p := need[i]
+	for i := 0; i < len(r.programs); i++ {
+		p := r.programs[i]
 		for _, a := range p.actions {
 			r.named[a.key] = append(r.named[a.key], p)
 			if a.next != nil {
@@ -192,20 +195,36 @@ type claim struct {
 	forms []form
 }
 
+// manyGains is how many relations are worth a search upwards from each subject.
+const manyGains = 64
+
 func (c *claim) overlap(t tie) *Overlap {
 	gains := c.rise(t)
 	if len(gains) == 0 {
 		return nil
 	}
-	who := c.descend(t)
-	for _, at := range gains {
-		for _, x := range c.set.targets[at.prog] {
-			for _, other := range x.relations {
-				if other == at.prog {
-					continue
-				}
-				if o := c.both(at.object, at.prog, other, who); o != nil || c.over() {
-					return c.name(o, x)
+	for _, a := range c.descend(t).list {
+		everyone := !a.set && a.every == 0
+		search := len(gains) > c.set.many && !everyone
+		if search {
+			c.riseFrom(a)
+		}
+		for _, at := range gains {
+			for _, x := range c.set.targets[at.prog] {
+				for _, other := range x.relations {
+					if other == at.prog || search && !(c.seen.has(at.object, other.id) && c.seen.has(at.object, at.prog.id)) {
+						continue
+					}
+					who, ok := a, c.could(at.object, other, a) && c.could(at.object, at.prog, a)
+					if !ok && everyone {
+						who, ok = c.beside(at.object, at.prog, other, a)
+					}
+					if c.over() {
+						return nil
+					}
+					if ok {
+						return c.name(x, at.object, who, at.prog, other)
+					}
 				}
 			}
 		}
@@ -229,40 +248,22 @@ func (h *holders) add(a asker) {
 	}
 }
 
-// finding is an overlap in numbers.
-type finding struct {
-	who           asker
-	object        uint32
-	first, second *program
-}
-
-// both returns one of those who could hold both relations.
-func (c *claim) both(object uint32, gained, other *program, who holders) *finding {
-	for _, a := range who.list {
-		if c.could(object, other, a) && c.could(object, gained, a) {
-			return &finding{a, object, gained, other}
+// beside returns one of those who hold the other relation by name, where everyone
+// of a type gains a relation.
+func (c *claim) beside(object uint32, gained, other *program, everyone asker) (asker, bool) {
+	named := holders{seen: map[asker]bool{}}
+	c.found, c.seen = nil, set{}
+	c.add(spot{object: object, prog: other})
+	c.below(&named)
+	for _, b := range named.list {
+		if !b.set && b.every == everyone.form && c.could(object, other, b) && c.could(object, gained, b) {
+			return b, true
 		}
 		if c.over() {
-			return nil
-		}
-		if a.set || a.every != 0 {
-			continue
-		}
-		// Everyone of a type gains: who else holds the other relation?
-		named := holders{seen: map[asker]bool{}}
-		c.wave.found, c.wave.seen = nil, set{}
-		c.add(spot{object: object, prog: other})
-		c.below(&named)
-		for _, b := range named.list {
-			if !b.set && b.every == a.form && c.could(object, other, b) && c.could(object, gained, b) {
-				return &finding{b, object, gained, other}
-			}
-			if c.over() {
-				return nil
-			}
+			break
 		}
 	}
-	return nil
+	return asker{}, false
 }
 
 // could tells whether the asker could hold the relation.
@@ -282,7 +283,48 @@ func (c *claim) rise(t tie) []spot {
 	for _, p := range c.set.named[t.key] {
 		c.add(spot{object: t.object, prog: p})
 	}
-	var gains []spot
+	return c.climb()
+}
+
+// riseFrom searches for all exclusive relations that the asker could hold, and
+// perhaps more.
+func (c *claim) riseFrom(a asker) {
+	c.found, c.seen = nil, set{}
+	c.seen.reset()
+	for _, from := range []struct {
+		object uint32
+		form   sym
+	}{{a.object, a.form}, {c.ev.everyone(a.every), a.every}} {
+		if from.object == 0 || from.form == 0 {
+			continue
+		}
+		for n, nd := 0, c.ev.in(from.object); n < len(nd); {
+			key, words, _, after := nd.next(n)
+			n = after
+			if keySubject(key) != from.form {
+				continue
+			}
+			for _, p := range c.set.named[key&^guarded] {
+				if !c.count(len(words)) {
+					return
+				}
+				for _, object := range words {
+					c.add(spot{object: object, prog: p})
+				}
+			}
+		}
+	}
+	for _, p := range c.set.programs {
+		if a.set && p.itself(a.form) {
+			c.add(spot{object: a.object, prog: p})
+		}
+	}
+	c.climb()
+}
+
+// climb goes on upwards from what was found, and returns the exclusive relations
+// among it.
+func (c *claim) climb() (gains []spot) {
 	for i := 0; i < len(c.found) && !c.stop(); i++ {
 		at := c.found[i]
 		if len(c.set.targets[at.prog]) > 0 {
@@ -357,14 +399,18 @@ func (c *claim) below(who *holders) {
 	}
 }
 
-// take takes the subject of a tuple: who it names, and where to go on.
+// take takes the subject of a tuple: who it names, and where to go on. Groups are
+// somebody where a tuple names them, so that a group without members is assigned
+// no two roles either; those that only the model makes are not.
 func (c *claim) take(who *holders, a *action, word uint32) {
+	if a.next != nil {
+		c.add(spot{object: word, prog: a.next})
+	}
 	y := keySubject(a.key)
 	switch bt := c.ev.model.typeOf(y); {
+	case a.parent:
 	case a.next != nil:
 		who.add(asker{object: word, form: a.next.userset, set: true})
-		c.add(spot{object: word, prog: a.next})
-	case a.parent:
 	case bt != nil:
 		who.add(asker{object: word, form: bt.object, every: bt.anybody})
 	default:
@@ -372,14 +418,11 @@ func (c *claim) take(who *holders, a *action, word uint32) {
 	}
 }
 
-// name spells a finding.
-func (c *claim) name(f *finding, x *exclusion) *Overlap {
-	if f == nil {
-		return nil
-	}
-	o := &Overlap{Set: x.name, Object: c.ev.name(f.object), Subject: c.ev.name(f.who.object), Relations: []string{f.first.name, f.second.name}}
-	if f.who.set {
-		o.Subject += "#" + c.forms[f.who.form].rel
+// name spells what was found.
+func (c *claim) name(x *exclusion, object uint32, who asker, gained, other *program) *Overlap {
+	o := &Overlap{Set: x.name, Object: c.ev.name(object), Subject: c.ev.name(who.object), Relations: []string{gained.name, other.name}}
+	if who.set {
+		o.Subject += "#" + c.forms[who.form].rel
 	}
 	return o
 }

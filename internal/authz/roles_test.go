@@ -327,18 +327,21 @@ func TestAssignments(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := apartWorld(t)
-			if err := w.assigning(c.before); err != nil {
-				t.Fatal(err)
-			}
-			before := w.db.revs[w.store]
-			err := w.assigning(c.change)
-			if c.says == "" && err != nil || c.says != "" && (fault.KindOf(err) != fault.Denied || !strings.Contains(fault.Public(err), c.says)) {
-				t.Errorf("%v, want %q", err, c.says)
-			}
-			var o *Overlap
-			if c.says != "" && (!errors.As(err, &o) || o.Set != "four-eyes" || w.db.revs[w.store] != before) {
-				t.Errorf("%+v, revision %d after %d", o, w.db.revs[w.store], before)
+			for _, many := range []int{0, manyGains} {
+				w := apartWorld(t)
+				w.application("docs").standing.Load().current.own.roles.many = many
+				if err := w.assigning(c.before); err != nil {
+					t.Fatal(err)
+				}
+				before := w.db.revs[w.store]
+				err := w.assigning(c.change)
+				if c.says == "" && err != nil || c.says != "" && (fault.KindOf(err) != fault.Denied || !strings.Contains(fault.Public(err), c.says)) {
+					t.Errorf("%v, want %q", err, c.says)
+				}
+				var o *Overlap
+				if c.says != "" && (!errors.As(err, &o) || o.Set != "four-eyes" || w.db.revs[w.store] != before) {
+					t.Errorf("%+v, revision %d after %d", o, w.db.revs[w.store], before)
+				}
 			}
 		})
 	}
@@ -360,6 +363,32 @@ func TestAssignmentsAndEnds(t *testing.T) {
 	}
 	if err := w.assigning("+change:1#approver@user:b"); fault.KindOf(err) != fault.Denied {
 		t.Error(err)
+	}
+}
+
+// A folder of many moves under another parent in reasonable work, and is refused
+// where one of them would overlap.
+func TestManyObjectsMove(t *testing.T) {
+	t.Parallel()
+	w := apartWorld(t, "folder:top#approver@user:a", "folder:top#requester@team:x#member", "team:x#member@user:b")
+	set := w.db.tuples[w.store]
+	for i := range 100_000 {
+		for _, s := range []string{"change:%d#folder@folder:f", "change:%d#requester@user:%[1]d"} {
+			x := tuple(fmt.Sprintf(s, i))
+			set[x] = x
+		}
+	}
+	if err := w.assigning("+folder:f#parent@folder:top"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.assigning("-folder:f#parent@folder:top"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.assigning("+change:70000#requester@user:a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.assigning("+folder:f#parent@folder:top"); fault.KindOf(err) != fault.Denied || !strings.Contains(fault.Public(err), "change:70000") {
+		t.Errorf("one of 100,000: %v", err)
 	}
 }
 
