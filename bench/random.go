@@ -220,7 +220,7 @@ func (c *comparison) graph(ctx context.Context, d *decisions, g cases) error {
 				if form.want == "[error]" {
 					form.want = "error"
 				}
-				c.judge(s.name, form.name, form.got, form.want, judged{q.Undefined, userset}, func() string {
+				c.judge(s.name, form.name, form.got, form.want, judged{q.Undefined, userset, func(form, got, want string) bool { return asks.contradicts(ctx, q.Question, form, got, want) }}, func() string {
 					return fmt.Sprintf("%s, %s of %v, with %v and %v: %s, the reference says %s\n%s%v", s.name, form.name, q.Question, q.Contextual, q.Context, form.got, form.want, g.Model, g.Tuples)
 				})
 			}
@@ -258,6 +258,8 @@ func (c *comparison) judge(side, form, got, want string, q judged, text func() s
 		c.excluded["openfga lists objects where a userset was asked for (users)"]++
 	case form == "users" && strings.Contains(want, ":*") && strings.Contains(got, ":*") && only(got, ":*") == only(want, ":*"):
 		c.excluded["who stands beside type:* (users)"]++
+	case q.contradicts != nil && q.contradicts(form, got, want):
+		c.excluded["openfga's list contradicts its own Check ("+form+")"]++
 	default:
 		c.theirs = append(c.theirs, text())
 	}
@@ -267,6 +269,9 @@ func (c *comparison) judge(side, form, got, want string, q judged, text func() s
 type judged struct {
 	undefined bool
 	userset   string // of the users asked for
+	// contradicts reports whether the side's own Check says what want says of
+	// every name that only one of the lists holds.
+	contradicts func(form, got, want string) bool
 }
 
 // only leaves the names that end so.
@@ -365,6 +370,31 @@ func (a asking) check(ctx context.Context, q caseTuple) string {
 		return "allow"
 	}
 	return "deny"
+}
+
+// contradicts: see judged.
+func (a asking) contradicts(ctx context.Context, q caseTuple, form, got, want string) bool {
+	if form == "check" || got == "error" || want == "error" {
+		return false
+	}
+	fields := func(list string) []string { return strings.Fields(strings.Trim(list, "[]")) }
+	listed, right := fields(got), fields(want)
+	for _, name := range append(listed, right...) {
+		should := slices.Contains(right, name)
+		if slices.Contains(fields(got), name) == should {
+			continue
+		}
+		one := q
+		if form == "objects" {
+			one.Object = name
+		} else {
+			one.User = name
+		}
+		if a.check(ctx, one) != map[bool]string{true: "allow", false: "deny"}[should] {
+			return false
+		}
+	}
+	return true
 }
 
 func (a asking) objects(ctx context.Context, q caseTuple) string {
