@@ -213,6 +213,7 @@ type Plan struct {
 // about the proposal: those of [authz.Engine.Compile], of the tests' files, and
 // [fault.Invalid] for a proposal without an assertion.
 func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Plan, error) {
+	now, _ := g.cfg.Engine.Rollout(application)
 	v, content, err := g.cfg.Engine.Compile(application, p.Draft)
 	if err != nil {
 		return Plan{}, err
@@ -220,7 +221,6 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 	if err := g.fits(p.Draft); err != nil {
 		return Plan{}, err
 	}
-	now, _ := g.cfg.Engine.Rollout(application)
 	tests := p.Tests
 	if len(tests) == 0 && now.Current.Release != "" {
 		r, err := g.Get(application, now.Current.Release)
@@ -290,11 +290,14 @@ func failures(all []trial.Outcome) (n int) {
 // [fault.Conflict] for a change that changes nothing or was proposed already, and
 // [fault.Exhausted] when too many wait.
 func (g *Registry) Propose(ctx context.Context, change ledger.Change, application string, p Proposal, by string) (Plan, error) {
-	g.changing.Lock()
-	defer g.changing.Unlock()
-	plan, err := g.Plan(ctx, application, p)
+	plan, err := g.Plan(ctx, application, p) // its tests may take minutes, and nobody who rolls back waits for them
 	if err != nil {
 		return plan, err
+	}
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	if now, _ := g.cfg.Engine.Rollout(application); !sameVersion(now.Current, plan.Release.Base) {
+		return plan, fault.New(fault.Conflict, "something else has come into force meanwhile; propose it anew")
 	}
 	if !plan.Changes && len(p.Tests) == 0 {
 		return plan, fault.New(fault.Conflict, "this is in force already")
@@ -323,7 +326,10 @@ func (g *Registry) Propose(ctx context.Context, change ledger.Change, applicatio
 // proposer, [fault.Conflict] for a release that had its word.
 func (g *Registry) Approve(ctx context.Context, change ledger.Change, application, digest, by string) (Release, error) {
 	return g.word(ctx, change, application, digest, func(r *Release) error {
-		if r.Proposed.By == by {
+		switch {
+		case !r.Open():
+			return errSaid
+		case r.Proposed.By == by:
 			return fault.New(fault.Denied, "nobody approves an own proposal; a second person must")
 		}
 		r.Approved = Mark{by, g.cfg.Now().UTC()}
@@ -331,14 +337,25 @@ func (g *Registry) Approve(ctx context.Context, change ledger.Change, applicatio
 	})
 }
 
-// Refuse ends a proposed release: a second person's no, or the proposer's own
-// withdrawal. Kinds as [Registry.Approve]'s.
+// Refuse ends a release that is not in force: a second person's no, the proposer's
+// own withdrawal, or the end of an approval, which otherwise could be used as long
+// as nothing else comes into force, and again after a roll-back. Kinds as
+// [Registry.Approve]'s; [fault.Conflict] for what is in force, which is rolled back.
 func (g *Registry) Refuse(ctx context.Context, change ledger.Change, application, digest, by string) (Release, error) {
 	return g.word(ctx, change, application, digest, func(r *Release) error {
+		now, _ := g.cfg.Engine.Rollout(application)
+		switch {
+		case r.Refused.By != "":
+			return errSaid
+		case now.Current.Release == r.ID || now.Next != nil && now.Next.Release == r.ID:
+			return fault.New(fault.Conflict, "the release is in force; roll it back first")
+		}
 		r.Refused = Mark{by, g.cfg.Now().UTC()}
 		return nil
 	})
 }
+
+var errSaid = fault.New(fault.Conflict, "the release was approved or refused already")
 
 func (g *Registry) word(ctx context.Context, change ledger.Change, application, digest string, say func(*Release) error) (Release, error) {
 	g.changing.Lock()
@@ -349,9 +366,6 @@ func (g *Registry) word(ctx context.Context, change ledger.Change, application, 
 	}
 	if digest != r.ID {
 		return r, fault.New(fault.Invalid, "give the whole digest, as release show prints it: it is what you sign")
-	}
-	if !r.Open() {
-		return r, fault.New(fault.Conflict, "the release was approved or refused already")
 	}
 	if err := say(&r); err != nil {
 		return r, err
@@ -365,23 +379,11 @@ func (g *Registry) word(ctx context.Context, change ledger.Change, application, 
 // [fault.Conflict] if something else came into force since it was proposed, and
 // [fault.Invalid] while its tests fail.
 func (g *Registry) Activate(ctx context.Context, change ledger.Change, application, id string, stores []relation.StoreID) (authz.Rollout, error) {
-	g.changing.Lock()
-	defer g.changing.Unlock()
-	r, err := g.Get(application, id)
+	r, now, err := g.ready(application, id)
 	if err != nil {
-		return authz.Rollout{}, err
+		return now, err
 	}
-	now, _ := g.cfg.Engine.Rollout(application)
-	switch {
-	case r.Approved.By == "":
-		return now, fault.New(fault.Denied, "the release needs the approval of a second person: bulwark release approve "+r.ID)
-	case now.Current.Release == r.ID:
-		return now, fault.New(fault.Conflict, "the release is in force already")
-	case !sameVersion(now.Current, r.Base):
-		return now, fault.New(fault.Conflict, "something else has come into force since the release was proposed; propose it anew")
-	case now.Next != nil && now.Next.Release != r.ID:
-		return now, fault.New(fault.Conflict, "a wave of the release "+short(now.Next.Release)+" is under way; finish it or roll it back")
-	}
+	// Tests may take minutes, and nobody who rolls back waits for them.
 	d, err := g.cfg.Engine.Draft(application, r.Version)
 	if err != nil {
 		return now, err
@@ -396,6 +398,15 @@ func (g *Registry) Activate(ctx context.Context, change ledger.Change, applicati
 	if n := failures(outcomes); n > 0 {
 		return now, fault.New(fault.Invalid, fmt.Sprintf("%d assertions of its tests do not hold; see release show", n))
 	}
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	serial := now.Serial
+	if r, now, err = g.ready(application, id); err != nil {
+		return now, err
+	}
+	if now.Serial != serial { // a roll-back in between means what it says
+		return now, fault.New(fault.Conflict, "the application's rollout has changed meanwhile; look at it again")
+	}
 	next := authz.Rollout{Application: application, Serial: now.Serial + 1, Current: r.Version}
 	if now.Serial > 0 {
 		next.Previous = &now.Current
@@ -405,6 +416,29 @@ func (g *Registry) Activate(ctx context.Context, change ledger.Change, applicati
 		next.Stores = append(slices.Clone(now.Stores), stores...)
 	}
 	return g.roll(ctx, change, next)
+}
+
+// ready returns a release that may be activated now, and what is in force. Errors
+// as [Registry.Activate]'s.
+func (g *Registry) ready(application, id string) (Release, authz.Rollout, error) {
+	r, err := g.Get(application, id)
+	if err != nil {
+		return r, authz.Rollout{}, err
+	}
+	now, _ := g.cfg.Engine.Rollout(application)
+	switch {
+	case r.Refused.By != "":
+		err = fault.New(fault.Denied, "the release was refused; propose it anew")
+	case r.Approved.By == "":
+		err = fault.New(fault.Denied, "the release needs the approval of a second person: bulwark release approve "+r.ID)
+	case now.Current.Release == r.ID:
+		err = fault.New(fault.Conflict, "the release is in force already")
+	case !sameVersion(now.Current, r.Base):
+		err = fault.New(fault.Conflict, "something else has come into force since the release was proposed; propose it anew")
+	case now.Next != nil && now.Next.Release != r.ID:
+		err = fault.New(fault.Conflict, "a wave of the release "+short(now.Next.Release)+" is under way; finish it or roll it back")
+	}
+	return r, now, err
 }
 
 func sameVersion(a, b authz.Version) bool { return a.Release == b.Release && a.Same(&b) }

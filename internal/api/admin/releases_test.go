@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -183,4 +184,71 @@ func TestReleaseNeedsTests(t *testing.T) {
 	if f := r.Outcomes[0].Tests[0].Failures; len(f) != 1 {
 		t.Errorf("failures %+v", f)
 	}
+}
+
+// An approval ends when somebody says so: a release that was rolled back must not
+// wait for whoever activates it again.
+func TestApprovalEnds(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	author, approver := w.as("policy_author@platform"), w.as("approver@platform")
+	source := guardtest.Docs + "type memo\n"
+	in := admin.NewRelease{Model: &source, Tests: holds}
+	r := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", in))
+	got[admin.Release](t)(approver.ApproveRelease(ctx, "docs", r.ID))
+	got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{Tenants: []string{"acme"}}))
+	_, err := approver.RefuseRelease(ctx, "docs", r.ID)
+	wantKind(t, err, fault.Conflict) // it is in force for somebody
+	got[admin.Application](t)(approver.RollBack(ctx, "docs"))
+	if r := got[admin.Release](t)(approver.RefuseRelease(ctx, "docs", r.ID)); r.State != "refused" {
+		t.Errorf("refused: %+v", r)
+	}
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
+	wantKind(t, err, fault.Denied)
+	_, err = approver.RefuseRelease(ctx, "docs", r.ID)
+	wantKind(t, err, fault.Conflict)
+	if again := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", in)); again.ID != r.ID || again.State != "proposed" {
+		t.Errorf("proposed anew: %+v", again)
+	}
+	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
+	wantKind(t, err, fault.Denied) // the old approval is not the new one's
+}
+
+// Nobody who goes back waits for the tests of another's proposal, and what is
+// activated meanwhile does not undo it.
+func TestRollBackWaitsForNoTests(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	source := guardtest.Docs + "type memo\n"
+	w.inForce(t, admin.NewRelease{Model: &source, Tests: holds})
+	entered, leave := make(chan struct{}), make(chan struct{})
+	g, err := release.Open(ctx, release.Config{Store: w.Store.Releases(), Engine: w.Authz, Now: w.Now, Fits: func(authz.Draft) error {
+		entered <- struct{}{}
+		<-leave
+		return nil
+	}})
+	must(t, err)
+	change := w.changeOf(w.Platform.System)
+	change.Event.Tenant = tenant.Platform
+	proposed := make(chan error)
+	go func() {
+		_, err := g.Propose(ctx, change, "docs", release.Proposal{Draft: authz.Draft{Model: source + "type card\n"}, Tests: holds}, "user:a")
+		proposed <- err
+	}()
+	<-entered
+	back := make(chan error, 1)
+	go func() {
+		_, err := g.RollBack(ctx, change, "docs")
+		back <- err
+	}()
+	select {
+	case err := <-back:
+		must(t, err)
+	case <-time.After(10 * time.Second):
+		t.Error("the roll-back waits for a proposal")
+	}
+	close(leave)
+	wantKind(t, <-proposed, fault.Conflict)
 }
