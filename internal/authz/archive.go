@@ -213,6 +213,9 @@ func (e *Engine) RestoreWhole(ctx context.Context, into Copies, change ledger.Ch
 	if err != nil {
 		return none, 0, nil, err
 	}
+	if len(w.Roles) > MaxRoles {
+		return none, 0, nil, fault.New(fault.Exhausted, "a store may have "+strconv.Itoa(MaxRoles)+" roles of its own")
+	}
 	for _, r := range w.Roles {
 		if err := of.Allow(r); err != nil {
 			return none, 0, nil, err
@@ -242,9 +245,10 @@ func (e *Engine) RestoreWhole(ctx context.Context, into Copies, change ledger.Ch
 		}
 		if by.model.accepts(t) != nil {
 			left = append(left, t)
-			continue
+		} else {
+			all = append(all, t)
 		}
-		if all = append(all, t); len(all) > MaxRestoreWhole {
+		if len(all)+len(left) > MaxRestoreWhole { // both are in memory
 			return none, 0, nil, fault.New(fault.TooLarge, "a store with more than "+strconv.Itoa(MaxRestoreWhole)+" tuples can be restored into a new store only")
 		}
 	}
