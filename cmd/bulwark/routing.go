@@ -26,6 +26,7 @@ type routing struct {
 	routesHere []route.Route // of the configuration
 	upstreams  []gateway.Upstream
 	loaded     json.RawMessage // what the gateway has; nil: the configuration's
+	inForce    bool            // a version was in force once
 }
 
 // follow loads what is in force, and then what comes into force.
@@ -61,8 +62,8 @@ func (t *routing) reload(ctx context.Context, routes []route.Route, upstreams []
 func (t *routing) changed(ctx context.Context) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now, _ := t.node.authz.Rollout(t.node.plan.application)
-	if bytes.Equal(now.Current.Routes, t.loaded) {
+	now, ok := t.node.authz.Rollout(t.node.plan.application)
+	if ok && bytes.Equal(now.Current.Routes, t.loaded) {
 		return
 	}
 	if err := t.load(ctx); err != nil {
@@ -75,7 +76,10 @@ func (t *routing) changed(ctx context.Context) {
 
 // load is called with the lock held.
 func (t *routing) load(ctx context.Context) error {
-	now, _ := t.node.authz.Rollout(t.node.plan.application)
+	now, ok := t.node.authz.Rollout(t.node.plan.application)
+	if t.inForce = t.inForce || ok; t.inForce && !ok { // the configuration's routes may let through what the release's refuse
+		return fault.New(fault.Integrity, "what is in force cannot be read, and with it the routes")
+	}
 	routes, err := t.routes(now.Current.Routes)
 	if err != nil {
 		return err
