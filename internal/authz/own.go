@@ -186,8 +186,7 @@ func (e *Engine) announceOwn(key string, payload []byte) error {
 	ent.mu.Lock()
 	defer ent.mu.Unlock()
 	if err != nil {
-		ent.graph = nil
-		ent.snap.Store(nil)
+		ent.lose()
 		return fault.Wrap(fault.Integrity, "a change of a tenant's policies cannot be read", err)
 	}
 	ent.own = rec

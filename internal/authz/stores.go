@@ -314,14 +314,21 @@ func (ent *entry) follow(g *graph, b batch) error {
 	return nil
 }
 
+// lose leaves the store to be loaded again: something of it could not be taken
+// over. A load in progress may not have seen it. Called with the lock held.
+func (ent *entry) lose() {
+	ent.graph = nil
+	ent.snap.Store(nil)
+	ent.missed = ent.missed || ent.flight != nil
+}
+
 // announce takes the model of a free store, for the revision that is told next.
 // One that cannot be read leaves the store to be loaded again.
 func (ent *entry) announce(rec ModelRecord, err error) {
 	ent.mu.Lock()
 	defer ent.mu.Unlock()
 	if err != nil {
-		ent.graph = nil
-		ent.snap.Store(nil)
+		ent.lose()
 		return
 	}
 	ent.announced = append(ent.announced, rec)

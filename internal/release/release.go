@@ -36,14 +36,17 @@ type Release struct {
 	Application string `json:"application"`
 	// ID is the digest of the exact change, which an approval signs: the SHA-256 of
 	// the JSON of all that decides, before and after (see digest), in hex.
-	ID       string        `json:"id"`
-	Base     authz.Version `json:"base"` // what was in force; zero if nothing was
-	Version  authz.Version `json:"version"`
-	Tests    []trial.File  `json:"tests"`
-	Note     string        `json:"note,omitempty"` // why, in the proposer's words
-	Proposed Mark          `json:"proposed"`
-	Approved Mark          `json:"approved,omitzero"`
-	Refused  Mark          `json:"refused,omitzero"` // a second person said no, or the proposer withdrew it
+	ID      string        `json:"id"`
+	Base    authz.Version `json:"base"` // what was in force; zero if nothing was
+	Version authz.Version `json:"version"`
+	// ModelSum is the SHA-256 of the model's text, in hex: the model's id is a shorter
+	// hash, on which nobody should have to sign.
+	ModelSum string       `json:"model_sha256"`
+	Tests    []trial.File `json:"tests"`
+	Note     string       `json:"note,omitempty"` // why, in the proposer's words
+	Proposed Mark         `json:"proposed"`
+	Approved Mark         `json:"approved,omitzero"`
+	Refused  Mark         `json:"refused,omitzero"` // a second person said no, or the proposer withdrew it
 }
 
 // Mark says who did something, and when.
@@ -59,13 +62,14 @@ type digest struct {
 	Application string        `json:"application"`
 	Base        authz.Version `json:"base"`
 	Version     authz.Version `json:"version"`
+	ModelSum    string        `json:"model_sha256"`
 	Tests       []trial.File  `json:"tests"`
 }
 
 // Digest computes the release's ID from what it says. The error has kind
 // [fault.Invalid].
 func (r *Release) Digest() (string, error) {
-	d := digest{1, r.Application, r.Base, r.Version, r.Tests}
+	d := digest{1, r.Application, r.Base, r.Version, r.ModelSum, r.Tests}
 	d.Version.Release = ""
 	raw, err := json.Marshal(d)
 	if err != nil {
@@ -230,7 +234,7 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 		tests = r.Tests
 	}
 	plan := Plan{Content: content, Changes: !v.Same(&now.Current)}
-	plan.Release = Release{Application: application, Base: now.Current, Version: v, Tests: normal(tests), Note: p.Note}
+	plan.Release = Release{Application: application, Base: now.Current, Version: v, ModelSum: sumOf(p.Draft.Model), Tests: normal(tests), Note: p.Note}
 	if plan.Release.ID, err = plan.Release.Digest(); err != nil {
 		return Plan{}, err
 	}
@@ -247,6 +251,11 @@ func (g *Registry) fits(d authz.Draft) error {
 		return nil
 	}
 	return g.cfg.Fits(d)
+}
+
+func sumOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
 }
 
 // normal leaves out what does not count: the model that a file was written for.
@@ -387,6 +396,9 @@ func (g *Registry) Activate(ctx context.Context, change ledger.Change, applicati
 	d, err := g.cfg.Engine.Draft(application, r.Version)
 	if err != nil {
 		return now, err
+	}
+	if sumOf(d.Model) != r.ModelSum {
+		return now, fault.New(fault.Integrity, "the stored model is not the one that was approved")
 	}
 	if err := g.fits(d); err != nil {
 		return now, err

@@ -88,6 +88,7 @@ func TestDigestCovers(t *testing.T) {
 		"the base":          func(r *Release) { r.Base.Release = "R" },
 		"the base's routes": func(r *Release) { r.Base.Routes = json.RawMessage(`[]`) },
 		"the model":         func(r *Release) { r.Version.Model = "M3" },
+		"the model's text":  func(r *Release) { r.ModelSum = "other" },
 		"the policies":      func(r *Release) { r.Version.Policies = "" },
 		"the roles":         func(r *Release) { r.Version.Roles.Roles[0].Relations[0] = "editor" },
 		"the exclusions": func(r *Release) {

@@ -2,6 +2,7 @@ package trial
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -155,6 +156,9 @@ func (f *File) RunWith(ctx context.Context, d authz.Draft) (Outcome, error) {
 	about := func(where string, err error) error {
 		return fault.Wrap(fault.KindOf(err), where+": "+fault.Public(err), err)
 	}
+	if n := f.questions(); n > MaxQuestions {
+		return out, fault.New(fault.TooLarge, fmt.Sprintf("the tests ask %d questions; one file may ask %d", n, MaxQuestions))
+	}
 	b, err := newBench(ctx, d)
 	if err != nil {
 		return out, about("the model", err)
@@ -174,6 +178,27 @@ func (f *File) RunWith(ctx context.Context, d authz.Draft) (Outcome, error) {
 	return out, nil
 }
 
+// MaxQuestions bounds what the tests of one file ask.
+const MaxQuestions = 100_000
+
+// questions counts what the file asks. Each count is of lists in the file, so that
+// their product fits.
+func (f *File) questions() int {
+	n := 0
+	for _, t := range f.Tests {
+		for _, q := range t.Check {
+			n += max(1, len(q.Users)) * max(1, len(q.Objects)) * len(q.Assertions)
+		}
+		for _, q := range t.ListObjects {
+			n += len(q.Assertions)
+		}
+		for _, q := range t.ListUsers {
+			n += len(q.Assertions) * len(q.UserFilter)
+		}
+	}
+	return n
+}
+
 // runner puts the questions of one test.
 type runner struct {
 	ctx     context.Context
@@ -186,6 +211,9 @@ type runner struct {
 func (r *runner) run(t *Test) (err error) {
 	for _, q := range t.Check {
 		if r.claimed, err = asJSON(q.Context); err != nil {
+			return err
+		}
+		if err := r.ctx.Err(); err != nil {
 			return err
 		}
 		users, objects := append(one(q.User), q.Users...), append(one(q.Object), q.Objects...)

@@ -39,11 +39,11 @@ func getApplication(s *server, c *call) (answer, error) {
 		return answer{}, err
 	}
 	out := Application{Name: app, Serial: now.Serial, Current: current, CanRollBack: now.Previous != nil || now.Next != nil}
-	if now.Next != nil {
-		out.Next = now.Next.Release
-		if c.tenant == tenant.Platform {
-			out.Tenants = s.tenantsOf(app, now.Stores)
-		}
+	switch {
+	case c.tenant != tenant.Platform: // routes lead to the operator's upstreams, and waves are among tenants
+		out.Current.Routes = nil
+	case now.Next != nil:
+		out.Next, out.Tenants = now.Next.Release, s.tenantsOf(app, now.Stores)
 	}
 	return ok(out), nil
 }
