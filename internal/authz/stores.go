@@ -211,7 +211,11 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 	e.loads.Add(1)
 	var g *graph
 	b := newBuilder(ent.app.syms)
-	loaded, err := e.cfg.Store.LoadGraph(ctx, ent.id, b.add)
+	line := b.begin()
+	loaded, err := e.cfg.Store.LoadGraph(ctx, ent.id, line.add)
+	if built := line.end(); err == nil {
+		err = built
+	}
 	if err == nil {
 		g, err = b.graph(loaded.Revision.Rev)
 	}
