@@ -132,7 +132,7 @@ func planApplication(ctx context.Context, c *admin.Client, name string, in admin
 		switch {
 		case f.Plan != nil:
 			a.Release, a.Outcomes = f.Plan.Release, f.Plan.Outcomes
-			a.Diff = draftDiff(f.Plan.Before, merged(f.Plan.Before, in))
+			a.Diff = draftDiff(f.Plan.Before, f.Plan.After)
 			if f.Plan.Changes {
 				a.State = "new"
 			}
@@ -161,32 +161,6 @@ func planApplication(ctx context.Context, c *admin.Client, name string, in admin
 		}
 	}
 	return a, err
-}
-
-// merged is what the proposal makes of what is in force.
-func merged(d admin.ReleaseDraft, in admin.NewRelease) admin.ReleaseDraft {
-	if in.Model != nil {
-		d.Model = *in.Model
-	}
-	if in.Policies != nil {
-		d.Policies, d.Claims = *in.Policies, orZero(in.Claims)
-	} else if in.Claims != nil {
-		d.Claims = *in.Claims
-	}
-	if in.Roles != nil {
-		d.Roles = *in.Roles
-	}
-	if in.Routes != nil {
-		d.Routes = *in.Routes
-	}
-	return d
-}
-
-func orZero[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
 }
 
 // carryOut takes the next step of a release: its proposal, or once a second

@@ -207,6 +207,7 @@ type Proposal struct {
 // Plan is what a proposal comes to.
 type Plan struct {
 	Release Release
+	Draft   authz.Draft // what its version is, spelt out
 	Content authz.Content
 	// Outcomes are those of the tests, in their order.
 	Outcomes []trial.Outcome
@@ -233,7 +234,7 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 		}
 		tests = r.Tests
 	}
-	plan := Plan{Content: content, Changes: !v.Same(&now.Current)}
+	plan := Plan{Draft: p.Draft, Content: content, Changes: !v.Same(&now.Current)}
 	plan.Release = Release{Application: application, Base: now.Current, Version: v, ModelSum: sumOf(p.Draft.Model), Tests: normal(tests), Note: p.Note}
 	if plan.Release.ID, err = plan.Release.Digest(); err != nil {
 		return Plan{}, err

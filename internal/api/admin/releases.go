@@ -54,9 +54,11 @@ func (s *server) draftOf(app string, v authz.Version) (ReleaseDraft, error) {
 		return ReleaseDraft{Policies: []authz.PolicyFile{}}, nil
 	}
 	d, err := s.Authz.Draft(app, v)
-	if err != nil {
-		return ReleaseDraft{}, err
-	}
+	return spelt(v, d), err
+}
+
+// spelt words a version that is this draft.
+func spelt(v authz.Version, d authz.Draft) ReleaseDraft {
 	out := ReleaseDraft{
 		Release: v.Release, ModelID: v.Model, PoliciesID: v.Policies, Model: d.Model,
 		Policies: d.Policies, Claims: d.Claims, Roles: d.Roles, Routes: d.Routes,
@@ -64,7 +66,7 @@ func (s *server) draftOf(app string, v authz.Version) (ReleaseDraft, error) {
 	if out.Policies == nil {
 		out.Policies = []authz.PolicyFile{}
 	}
-	return out, nil
+	return out
 }
 
 // tenantsOf names the tenants that own the stores.
@@ -357,21 +359,9 @@ func rehearse(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	var plan release.Plan
-	if req.Proposal != nil {
-		p, err := s.proposal(app, req.Proposal)
-		if err == nil {
-			plan, err = s.Releases.Plan(c.r.Context(), app, p)
-		}
-		if err != nil {
-			return answer{}, err
-		}
-	} else if plan.Release, err = s.Releases.Get(app, req.Release); err != nil {
+	plan, err := s.planned(c.r.Context(), app, &req)
+	if err != nil {
 		return answer{}, err
-	} else if plan.Outcomes, err = s.Releases.Prove(c.r.Context(), plan.Release); err != nil {
-		return answer{}, err
-	} else {
-		plan.Changes = true
 	}
 	if err := s.tellTenants(c, app, stores); err != nil {
 		return answer{}, err
@@ -395,6 +385,27 @@ func rehearse(s *server, c *call) (answer, error) {
 	}}, nil
 }
 
+// planned is what the request rehearses: a release that is stored, or what a
+// proposal would become.
+func (s *server) planned(ctx context.Context, app string, req *NewRehearsal) (release.Plan, error) {
+	if req.Proposal != nil {
+		p, err := s.proposal(app, req.Proposal)
+		if err != nil {
+			return release.Plan{}, err
+		}
+		return s.Releases.Plan(ctx, app, p)
+	}
+	r, err := s.Releases.Get(app, req.Release)
+	if err != nil {
+		return release.Plan{}, err
+	}
+	plan := release.Plan{Release: r, Changes: true}
+	if plan.Draft, err = s.Authz.Draft(app, r.Version); err == nil {
+		plan.Outcomes, err = s.Releases.Prove(ctx, r)
+	}
+	return plan, err
+}
+
 // tellTenants puts an event into the log of each tenant whose decisions are read.
 func (s *server) tellTenants(c *call, app string, stores []relation.StoreID) error {
 	for _, t := range s.Directory.Tenants() {
@@ -413,7 +424,7 @@ func (s *server) tellTenants(c *call, app string, stores []relation.StoreID) err
 
 // findings writes what a plan changes.
 func (s *server) findings(ctx context.Context, app string, plan release.Plan, stores []relation.StoreID, most int, write func(Finding) error) error {
-	first := Planned{Release: plan.Release.ID, Changes: plan.Changes, Outcomes: plan.Outcomes}
+	first := Planned{Release: plan.Release.ID, Changes: plan.Changes, After: spelt(plan.Release.Version, plan.Draft), Outcomes: plan.Outcomes}
 	var err error
 	if first.Before, err = s.draftOf(app, plan.Release.Base); err != nil {
 		return err

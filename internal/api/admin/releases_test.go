@@ -107,6 +107,9 @@ func releases(ctx context.Context, t *testing.T, w *world) {
 		switch {
 		case f.Plan != nil:
 			lines = append(lines, "plan "+f.Plan.Release[:4])
+			if f.Plan.Before.Model != before.Current.Model || f.Plan.After.Model != source || f.Plan.After.Release != r.ID {
+				t.Errorf("planned %+v", f.Plan)
+			}
 		case f.Sum != nil:
 			lines = append(lines, "sum")
 		}
@@ -116,6 +119,41 @@ func releases(ctx context.Context, t *testing.T, w *world) {
 		t.Errorf("rehearsed (-want +got):\n%s", diff)
 	}
 	w.Events(audit.Filter{Action: "release.rehearse", Tenant: w.Acme.Tenant.String()}, func(all []ledger.Event) bool { return len(all) == 1 })
+}
+
+// A plan spells out what a proposal comes to, what it leaves as it is in force
+// among it: nobody who reads it has to know how a proposal is filled in.
+func TestPlanSaysBeforeAndAfter(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	forbid := []authz.PolicyFile{{Name: "a.cedar", Text: `forbid (principal, action == Action::"viewer", resource is document);`}}
+	claims := authz.Claims{Context: map[string]string{"device": "string"}}
+	w.inForce(t, admin.NewRelease{Policies: &forbid, Claims: &claims, Tests: holds})
+	source := guardtest.Docs + "type memo\n"
+	for what, c := range map[string]struct {
+		in   admin.NewRelease
+		want func(*admin.ReleaseDraft)
+	}{
+		"the model alone": {admin.NewRelease{Model: &source}, func(d *admin.ReleaseDraft) { d.Model = source }},
+		"policies take their claims with them": {admin.NewRelease{Policies: &[]authz.PolicyFile{}}, func(d *admin.ReleaseDraft) {
+			d.Policies, d.Claims = []authz.PolicyFile{}, authz.Claims{}
+		}},
+	} {
+		var plan *admin.Planned
+		must(t, w.as("policy_author@platform").Rehearse(ctx, "docs", admin.NewRehearsal{Proposal: &c.in}, func(f admin.Finding) error {
+			if f.Plan != nil {
+				plan = f.Plan
+			}
+			return nil
+		}))
+		want := plan.Before
+		c.want(&want)
+		want.Release, want.ModelID, want.PoliciesID = plan.Release, plan.After.ModelID, plan.After.PoliciesID
+		if diff := cmp.Diff(want, plan.After); diff != "" || plan.Before.Model != guardtest.Docs || !plan.Changes {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
 }
 
 // Nobody who may do both approves an own change: it needs a second person, and a

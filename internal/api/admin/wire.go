@@ -277,12 +277,13 @@ type Finding struct {
 	Error  string             `json:"error,omitempty"`
 }
 
-// Planned is what is rehearsed: the digest that it has or would get, and how its
-// tests go.
+// Planned is what is rehearsed: the digest that it has or would get, what it
+// changes, and how its tests go.
 type Planned struct {
 	Release  string          `json:"release"`
 	Changes  bool            `json:"changes"` // false: this is in force already
 	Before   ReleaseDraft    `json:"before"`
+	After    ReleaseDraft    `json:"after"`
 	Outcomes []trial.Outcome `json:"outcomes"`
 }
 
