@@ -16,6 +16,7 @@ import (
 	"bulwark.example/internal/guard"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/principal"
+	"bulwark.example/internal/relation"
 	"bulwark.example/internal/tenant"
 	"bulwark.example/internal/web"
 )
@@ -305,6 +306,15 @@ func (s *server) application(c *call, name string) (string, error) {
 		return "", fault.New(fault.NotFound, "no such application")
 	}
 	return name, nil
+}
+
+// storeOf returns the tenant's store of the application.
+func (s *server) storeOf(c *call, application string) (relation.StoreID, error) {
+	app, err := s.application(c, application)
+	if err != nil {
+		return "", err
+	}
+	return s.Directory.DefaultGraph(c.tenant, app)
 }
 
 // maxScopes bounds a list of scopes.

@@ -159,20 +159,22 @@ func proposeRelease(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	out, err := s.release(app, plan.Release, nil)
+	out := s.release(app, plan.Release)
 	out.Outcomes = plan.Outcomes
-	return created(out), err
+	return created(out), nil
 }
 
-// release words a release; with what it changes if full asks for it.
-func (s *server) release(app string, r release.Release, full *bool) (Release, error) {
-	out := Release{
+// release words a release, without what it changes.
+func (s *server) release(app string, r release.Release) Release {
+	return Release{
 		ID: r.ID, Application: app, Note: r.Note, Base: r.Base.Release, Model: r.Version.Model, Policies: r.Version.Policies,
 		Proposed: r.Proposed, Approved: r.Approved, Refused: r.Refused, State: s.stateOf(app, &r),
 	}
-	if full == nil {
-		return out, nil
-	}
+}
+
+// wholeRelease words a release with what it changes.
+func (s *server) wholeRelease(app string, r release.Release) (Release, error) {
+	out := s.release(app, r)
 	before, err := s.draftOf(app, r.Base)
 	if err != nil {
 		return out, err
@@ -214,7 +216,7 @@ func listReleases(s *server, c *call) (answer, error) {
 		return time.Unix(1<<34, 0).Add(-r.Proposed.At.Sub(time.Unix(0, 0))).UTC().Format(time.RFC3339Nano) + r.ID
 	}
 	slices.SortFunc(all, func(a, b release.Release) int { return strings.Compare(key(a), key(b)) })
-	return list(c, all, key, func(r release.Release) Release { w, _ := s.release(app, r, nil); return w })
+	return list(c, all, key, func(r release.Release) Release { return s.release(app, r) })
 }
 
 // named finds the release of the path.
@@ -233,8 +235,7 @@ func getRelease(s *server, c *call) (answer, error) {
 		return answer{}, err
 	}
 	c.about("release:" + r.ID)
-	full := true
-	out, err := s.release(app, r, &full)
+	out, err := s.wholeRelease(app, r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -262,8 +263,7 @@ func word(say func(*release.Registry, context.Context, ledger.Change, string, st
 		if err != nil {
 			return answer{}, err
 		}
-		out, err := s.release(app, r, nil)
-		return ok(out), err
+		return ok(s.release(app, r)), nil
 	}
 }
 
@@ -291,8 +291,7 @@ func activateRelease(s *server, c *call) (answer, error) {
 	if _, err := s.Releases.Activate(c.r.Context(), change, app, r.ID, stores); err != nil {
 		return answer{}, err
 	}
-	out, err := s.release(app, r, nil)
-	return ok(out), err
+	return ok(s.release(app, r)), nil
 }
 
 // joined names stores in an event, as many as fit.

@@ -57,15 +57,6 @@ type OwnPolicies struct {
 	Created time.Time          `json:"created,omitzero"`
 }
 
-// storeOf returns the tenant's store of the application.
-func (s *server) storeOf(c *call, application string) (relation.StoreID, error) {
-	app, err := s.application(c, application)
-	if err != nil {
-		return "", err
-	}
-	return s.Directory.DefaultGraph(c.tenant, app)
-}
-
 func listObjectRoles(s *server, c *call) (answer, error) {
 	q, _, err := c.query("application")
 	if err != nil {
@@ -208,11 +199,7 @@ func publishOwnPolicies(s *server, c *call) (answer, error) {
 	if req.Files == nil || req.ID != "" || !req.Created.IsZero() { // whoever forgets them does not mean to remove them all
 		return answer{}, fault.New(fault.Invalid, "send files alone; an empty list removes all own policies")
 	}
-	app, err := s.application(c, c.r.PathValue("application"))
-	if err != nil {
-		return answer{}, err
-	}
-	store, err := s.Directory.DefaultGraph(c.tenant, app)
+	store, err := s.storeOf(c, c.r.PathValue("application"))
 	if err != nil {
 		return answer{}, err
 	}
@@ -221,11 +208,7 @@ func publishOwnPolicies(s *server, c *call) (answer, error) {
 }
 
 func readOwnPolicies(s *server, c *call) (answer, error) {
-	app, err := s.application(c, c.r.PathValue("application"))
-	if err != nil {
-		return answer{}, err
-	}
-	store, err := s.Directory.DefaultGraph(c.tenant, app)
+	store, err := s.storeOf(c, c.r.PathValue("application"))
 	if err != nil {
 		return answer{}, err
 	}

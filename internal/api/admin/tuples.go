@@ -69,11 +69,7 @@ func writeTuples(s *server, c *call) (answer, error) {
 	if len(req.Writes)+len(req.Deletes) > authz.MaxWrite {
 		return answer{}, fault.New(fault.TooLarge, "one request changes at most 100 tuples")
 	}
-	app, err := s.application(c, req.Application)
-	if err != nil {
-		return answer{}, err
-	}
-	store, err := s.Directory.DefaultGraph(c.tenant, app)
+	store, err := s.storeOf(c, req.Application)
 	if err != nil {
 		return answer{}, err
 	}
@@ -167,11 +163,7 @@ func readTuples(s *server, c *call) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	app, err := s.application(c, q.Get("application"))
-	if err != nil {
-		return answer{}, err
-	}
-	store, err := s.Directory.DefaultGraph(c.tenant, app)
+	store, err := s.storeOf(c, q.Get("application"))
 	if err != nil {
 		return answer{}, err
 	}
