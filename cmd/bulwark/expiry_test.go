@@ -48,6 +48,30 @@ func limitedNode(t *testing.T, now func() time.Time, limits config.Limits) (*nod
 	return n, state
 }
 
+// nodeAhead is a node whose clock the test sets, and the store of dev's acme.
+type nodeAhead struct {
+	*node
+	ahead *atomic.Int64 // nanoseconds
+	acme  relation.StoreID
+	owner tenant.ID // of acme
+}
+
+func aNodeAhead(t *testing.T) nodeAhead {
+	t.Helper()
+	ahead := new(atomic.Int64)
+	n, state := aNode(t, func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) })
+	owner, err := n.directory.ResolveTenant("acme")
+	must(t, err)
+	return nodeAhead{n, ahead, relation.StoreID(state.Tenants["acme"].Store), owner.Tenant}
+}
+
+// change is one of the system's own.
+func (n *node) change(store relation.StoreID, of tenant.ID, action string) ledger.Change {
+	return ledger.Change{Store: store, Event: ledger.Event{
+		ID: tenant.RandomID(), Time: n.plan.now(), Class: ledger.Mutation, Action: action, Tenant: of, Subject: "system",
+	}}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -75,25 +99,15 @@ func until(t *testing.T, what string, so func() bool) {
 func TestExpiredGrantsAreCollected(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	var ahead atomic.Int64
-	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	n, state := aNode(t, now)
-	graph := relation.StoreID(state.Tenants["acme"].Store)
-	owner, err := n.directory.ResolveTenant("acme")
-	must(t, err)
-	change := func() ledger.Change {
-		return ledger.Change{Store: graph, Event: ledger.Event{
-			ID: tenant.RandomID(), Time: now(), Class: ledger.Mutation, Action: "tuple.write", Tenant: owner.Tenant, Subject: "system",
-		}}
-	}
+	n := aNodeAhead(t)
 	write := func(w ...relation.Tuple) {
 		t.Helper()
-		_, err := n.authz.Write(ctx, change(), "", authz.Write{Writes: w})
+		_, err := n.authz.Write(ctx, n.change(n.acme, n.owner, "tuple.write"), "", authz.Write{Writes: w})
 		must(t, err)
 	}
 	grants := func() (list []relation.Tuple) {
 		t.Helper()
-		page, err := n.authz.Read(ctx, graph, authz.Filter{Object: "folder:", Relation: "viewer"}, 1000, "")
+		page, err := n.authz.Read(ctx, n.acme, authz.Filter{Object: "folder:", Relation: "viewer"}, 1000, "")
 		must(t, err)
 		for _, s := range page.Tuples {
 			if strings.HasPrefix(s.Object, "folder:short") || strings.HasPrefix(s.Object, "folder:long") {
@@ -109,7 +123,7 @@ func TestExpiredGrantsAreCollected(t *testing.T) {
 		}
 		return x
 	}
-	soon, late := now().Add(time.Hour), now().Add(3*time.Hour)
+	soon, late := n.plan.now().Add(time.Hour), n.plan.now().Add(3*time.Hour)
 	long := []relation.Tuple{viewer("folder:long", time.Time{}), viewer("folder:long1", late)}
 	write(long[0])
 	want := map[string]bool{}
@@ -122,11 +136,11 @@ func TestExpiredGrantsAreCollected(t *testing.T) {
 		}
 		write(some...)
 	}
-	d, err := n.authz.Check(ctx, authz.Query{Store: graph, Object: "folder:short0-0", Relation: "viewer", Subject: "user:x"})
+	d, err := n.authz.Check(ctx, authz.Query{Store: n.acme, Object: "folder:short0-0", Relation: "viewer", Subject: "user:x"})
 	if err != nil || !d.Allowed || len(grants()) != 151 {
 		t.Fatalf("before the end: %+v, %v", d, err)
 	}
-	ahead.Store(int64(2 * time.Hour))
+	n.ahead.Store(int64(2 * time.Hour))
 	write(long[1]) // no timer follows a clock that is set; a write that ends wakes
 	until(t, "grants are there still", func() bool { return len(grants()) <= 2 })
 	if got := grants(); len(got) != 2 || got[0] != long[0] || got[1] != long[1] {
@@ -145,7 +159,7 @@ func TestExpiredGrantsAreCollected(t *testing.T) {
 	})
 	for _, ev := range events {
 		names := strings.Fields(ev.Detail["deletes"])
-		if ev.Class != ledger.Mutation || ev.Subject != "system" || ev.Tenant != owner.Tenant || ev.Resource != "store:"+string(graph) || len(names) > 100 {
+		if ev.Class != ledger.Mutation || ev.Subject != "system" || ev.Tenant != n.owner || ev.Resource != "store:"+string(n.acme) || len(names) > 100 {
 			t.Errorf("the event is %+v", ev)
 		}
 		for _, name := range names {
@@ -159,11 +173,11 @@ func TestExpiredGrantsAreCollected(t *testing.T) {
 	stale := long[1]
 	stale.Expires--
 	for _, x := range []relation.Tuple{stale, long[0]} {
-		if _, err := n.authz.Expire(ctx, change(), []relation.Tuple{x}); err == nil || len(grants()) != 2 {
+		if _, err := n.authz.Expire(ctx, n.change(n.acme, n.owner, "tuple.write"), []relation.Tuple{x}); err == nil || len(grants()) != 2 {
 			t.Errorf("%v expired: %v", x, err)
 		}
 	}
-	if _, err := n.authz.Expire(ctx, change(), []relation.Tuple{stale}); fault.KindOf(err) != fault.Conflict {
+	if _, err := n.authz.Expire(ctx, n.change(n.acme, n.owner, "tuple.write"), []relation.Tuple{stale}); fault.KindOf(err) != fault.Conflict {
 		t.Errorf("a tuple with another end: %v", err)
 	}
 }
@@ -174,36 +188,26 @@ func TestExpiredGrantsAreCollected(t *testing.T) {
 func TestGrantOfAnHour(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	var ahead atomic.Int64
-	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	n, state := aNode(t, now)
-	graph := relation.StoreID(state.Tenants["acme"].Store)
-	owner, err := n.directory.ResolveTenant("acme")
-	must(t, err)
-	change := func(store relation.StoreID, of tenant.ID, action string) ledger.Change {
-		return ledger.Change{Store: store, Event: ledger.Event{
-			ID: tenant.RandomID(), Time: now(), Class: ledger.Mutation, Action: action, Tenant: of, Subject: "system",
-		}}
-	}
+	n := aNodeAhead(t)
 	platform, err := n.directory.SystemGraph(tenant.Platform)
 	must(t, err)
 	was, _ := n.authz.Rollout(devApplication)
 	draft, err := n.authz.Draft(devApplication, was.Current)
 	must(t, err)
 	draft.Roles = authz.Roles{Roles: []authz.Role{{Name: "writer", Type: "document", Relations: []string{"editor"}}}}
-	_, err = n.authz.Enforce(ctx, change(platform, tenant.Platform, "release.activate"), devApplication, draft)
+	_, err = n.authz.Enforce(ctx, n.change(platform, tenant.Platform, "release.activate"), devApplication, draft)
 	must(t, err)
 
 	fastest := time.Hour
 	for try := 0; try < 3 && fastest > time.Second; try++ { // a machine that is busy with other tests may be late once
-		a := authz.Assignment{Role: "writer", Object: fmt.Sprintf("document:hour%d", try), Subject: "user:x", Expires: now().Add(time.Hour).UnixNano()}
-		_, err = n.authz.Assign(ctx, change(graph, owner.Tenant, "assignment.create"), a)
+		a := authz.Assignment{Role: "writer", Object: fmt.Sprintf("document:hour%d", try), Subject: "user:x", Expires: n.plan.now().Add(time.Hour).UnixNano()}
+		_, err = n.authz.Assign(ctx, n.change(n.acme, n.owner, "assignment.create"), a)
 		must(t, err)
 		end := time.Unix(0, a.Expires)
 		allowed := func() bool {
 			t.Helper()
-			before := now()
-			d, err := n.authz.Check(ctx, authz.Query{Store: graph, Object: a.Object, Relation: "can_edit", Subject: a.Subject})
+			before := n.plan.now()
+			d, err := n.authz.Check(ctx, authz.Query{Store: n.acme, Object: a.Object, Relation: "can_edit", Subject: a.Subject})
 			must(t, err)
 			if d.Allowed && !before.Before(end) {
 				t.Fatalf("allowed %v after the end", before.Sub(end))
@@ -213,24 +217,24 @@ func TestGrantOfAnHour(t *testing.T) {
 		if !allowed() {
 			t.Fatal("the grant does not work at once")
 		}
-		ahead.Add(int64(end.Sub(now()) - 700*time.Millisecond))
-		if !allowed() && now().Before(end) {
+		n.ahead.Add(int64(end.Sub(n.plan.now()) - 700*time.Millisecond))
+		if !allowed() && n.plan.now().Before(end) {
 			t.Fatal("the grant has ended before its hour")
 		}
 		// No timer follows a clock that is set; a write that ends wakes.
 		wake := relation.Tuple{Object: "folder:wake", Relation: "viewer", Subject: fmt.Sprintf("user:%d", try), Expires: end.Add(time.Hour).UnixNano()}
-		_, err = n.authz.Write(ctx, change(graph, owner.Tenant, "tuple.write"), "", authz.Write{Writes: []relation.Tuple{wake}})
+		_, err = n.authz.Write(ctx, n.change(n.acme, n.owner, "tuple.write"), "", authz.Write{Writes: []relation.Tuple{wake}})
 		must(t, err)
 		until(t, "the grant works still", func() bool { return !allowed() })
-		if at := now(); at.Before(end) {
+		if at := n.plan.now(); at.Before(end) {
 			t.Errorf("denied %v before the end", end.Sub(at))
 		}
 		until(t, "the grant is there still", func() bool {
-			page, err := n.authz.Read(ctx, graph, authz.Filter{Object: a.Object}, 10, "")
+			page, err := n.authz.Read(ctx, n.acme, authz.Filter{Object: a.Object}, 10, "")
 			must(t, err)
 			return len(page.Tuples) == 0
 		})
-		fastest = min(fastest, now().Sub(end))
+		fastest = min(fastest, n.plan.now().Sub(end))
 	}
 	if fastest > time.Second {
 		t.Errorf("grants are gone %v after their end", fastest)

@@ -11,7 +11,6 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
-	"bulwark.example/internal/tenant"
 )
 
 // The limits of the operator's file reach those who keep them.
@@ -27,9 +26,7 @@ func TestLimits(t *testing.T) {
 		for i := range authz.MaxWrite {
 			w.Writes = append(w.Writes, relation.Tuple{Object: fmt.Sprintf("folder:%d-%d", part, i), Relation: "viewer", Subject: "user:x"})
 		}
-		_, err := n.authz.Write(ctx, ledger.Change{Store: acme, Event: ledger.Event{
-			ID: tenant.RandomID(), Time: time.Now(), Class: ledger.Mutation, Action: "tuple.write", Tenant: owner.Tenant, Subject: "system",
-		}}, "", w)
+		_, err := n.authz.Write(ctx, n.change(acme, owner.Tenant, "tuple.write"), "", w)
 		return err
 	}
 	must(t, write(0))

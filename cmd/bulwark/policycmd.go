@@ -42,14 +42,9 @@ func pick(ctx context.Context, c *admin.Client, name string) (string, error) {
 }
 
 func listPolicies() func(context.Context, *call) error {
-	var app string
 	return verb[admin.Policies]{
-		as:    "olga@platform",
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, _ []string) (out admin.Policies, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		as: "olga@platform",
+		of: func(ctx context.Context, c *admin.Client, app string, _ []string) (admin.Policies, error) {
 			return c.Policies(ctx, app)
 		},
 		human: func(w io.Writer, p admin.Policies) {

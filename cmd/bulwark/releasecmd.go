@@ -29,14 +29,9 @@ func releaseCommands() []command {
 }
 
 func listReleases() func(context.Context, *call) error {
-	var app string
 	return verb[[]admin.Release]{
-		as:    "olga@platform",
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, _ []string) (_ []admin.Release, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return nil, err
-			}
+		as: "olga@platform",
+		of: func(ctx context.Context, c *admin.Client, app string, _ []string) ([]admin.Release, error) {
 			return all(func(p admin.Paging) (admin.Page[admin.Release], error) { return c.Releases(ctx, app, p) })
 		},
 		human: func(w io.Writer, items []admin.Release) {
@@ -48,14 +43,9 @@ func listReleases() func(context.Context, *call) error {
 }
 
 func showRelease() func(context.Context, *call) error {
-	var app string
 	return verb[admin.Release]{
 		as: "olga@platform", least: 1, most: 1,
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, args []string) (out admin.Release, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		of: func(ctx context.Context, c *admin.Client, app string, args []string) (admin.Release, error) {
 			return c.Release(ctx, app, args[0])
 		},
 		human: func(w io.Writer, r admin.Release) {
@@ -130,14 +120,9 @@ func printOutcomes(w io.Writer, all []trial.Outcome) {
 
 // sayOfRelease is an approval or a refusal, which a second person says.
 func sayOfRelease(say func(*admin.Client, context.Context, string, string) (admin.Release, error)) func(context.Context, *call) error {
-	var app string
 	return verb[admin.Release]{
 		as: "oscar@platform", least: 1, most: 1,
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, args []string) (out admin.Release, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		of: func(ctx context.Context, c *admin.Client, app string, args []string) (admin.Release, error) {
 			return say(c, ctx, app, args[0])
 		},
 		human: func(w io.Writer, r admin.Release) { printRelease(w, r) },
@@ -154,14 +139,11 @@ func splitList(s string) []string {
 }
 
 func activateRelease() func(context.Context, *call) error {
-	var app, tenants string
+	var tenants string
 	return verb[admin.Release]{
 		as: "olga@platform", least: 1, most: 1,
-		flags: func(f *flag.FlagSet) { application(f, &app); waveTenants(f, &tenants) },
-		do: func(ctx context.Context, c *admin.Client, args []string) (out admin.Release, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		flags: func(f *flag.FlagSet) { waveTenants(f, &tenants) },
+		of: func(ctx context.Context, c *admin.Client, app string, args []string) (admin.Release, error) {
 			return c.ActivateRelease(ctx, app, args[0], admin.Activation{Tenants: splitList(tenants)})
 		},
 		human: func(w io.Writer, r admin.Release) { printRelease(w, r) },
@@ -169,14 +151,9 @@ func activateRelease() func(context.Context, *call) error {
 }
 
 func rollBack() func(context.Context, *call) error {
-	var app string
 	return verb[admin.Application]{
-		as:    "olga@platform",
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, _ []string) (out admin.Application, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		as: "olga@platform",
+		of: func(ctx context.Context, c *admin.Client, app string, _ []string) (admin.Application, error) {
 			return c.RollBack(ctx, app)
 		},
 		human: func(w io.Writer, a admin.Application) {

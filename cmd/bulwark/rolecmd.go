@@ -157,21 +157,16 @@ func deleteRole() func(context.Context, *call) error {
 }
 
 func publishPolicies() func(context.Context, *call) error {
-	var app string
 	return verb[admin.OwnPolicies]{
 		as: "admin@acme", least: 1, most: -1,
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, args []string) (out admin.OwnPolicies, err error) {
+		of: func(ctx context.Context, c *admin.Client, app string, args []string) (admin.OwnPolicies, error) {
 			files := []authz.PolicyFile{}
 			for _, path := range args {
 				text, err := os.ReadFile(path)
 				if err != nil {
-					return out, fault.Wrap(fault.Invalid, "the policies cannot be read: "+path, err)
+					return admin.OwnPolicies{}, fault.Wrap(fault.Invalid, "the policies cannot be read: "+path, err)
 				}
 				files = append(files, authz.PolicyFile{Name: filepath.Base(path), Text: string(text)})
-			}
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
 			}
 			return c.PublishOwnPolicies(ctx, app, files)
 		},
@@ -182,14 +177,9 @@ func publishPolicies() func(context.Context, *call) error {
 }
 
 func ownPolicies() func(context.Context, *call) error {
-	var app string
 	return verb[admin.OwnPolicies]{
-		as:    "admin@acme",
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, _ []string) (out admin.OwnPolicies, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		as: "admin@acme",
+		of: func(ctx context.Context, c *admin.Client, app string, _ []string) (admin.OwnPolicies, error) {
 			return c.OwnPolicies(ctx, app)
 		},
 		human: func(w io.Writer, p admin.OwnPolicies) {
@@ -204,14 +194,9 @@ func ownPolicies() func(context.Context, *call) error {
 }
 
 func removePolicies() func(context.Context, *call) error {
-	var app string
 	return verb[admin.OwnPolicies]{
-		as:    "admin@acme",
-		flags: func(f *flag.FlagSet) { application(f, &app) },
-		do: func(ctx context.Context, c *admin.Client, _ []string) (out admin.OwnPolicies, err error) {
-			if app, err = pick(ctx, c, app); err != nil {
-				return out, err
-			}
+		as: "admin@acme",
+		of: func(ctx context.Context, c *admin.Client, app string, _ []string) (admin.OwnPolicies, error) {
 			return c.PublishOwnPolicies(ctx, app, []authz.PolicyFile{})
 		},
 		human: func(w io.Writer, _ admin.OwnPolicies) {

@@ -15,11 +15,17 @@ type verb[T any] struct {
 	least, most int    // number of arguments
 	flags       func(*flag.FlagSet)
 	do          func(context.Context, *admin.Client, []string) (T, error)
-	human       func(io.Writer, T)
-	no          func(T) bool // reports whether the answer is no: exit code 1
+	// of is do of a command about one application: the one that --application
+	// names, else the only one that there is.
+	of    func(ctx context.Context, c *admin.Client, application string, args []string) (T, error)
+	human func(io.Writer, T)
+	no    func(T) bool // reports whether the answer is no: exit code 1
 }
 
 func (v verb[T]) run(ctx context.Context, c *call) error {
+	if v.of != nil {
+		v = v.about()
+	}
 	client, args, err := c.client(v.as, v.least, v.most, v.flags)
 	if err != nil {
 		return err
@@ -40,6 +46,27 @@ func (v verb[T]) run(ctx context.Context, c *call) error {
 		return errNo
 	}
 	return nil
+}
+
+// about makes do of of.
+func (v verb[T]) about() verb[T] {
+	var app string
+	more := v.flags
+	v.flags = func(f *flag.FlagSet) {
+		application(f, &app)
+		if more != nil {
+			more(f)
+		}
+	}
+	v.do = func(ctx context.Context, c *admin.Client, args []string) (T, error) {
+		picked, err := pick(ctx, c, app)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		return v.of(ctx, c, picked, args)
+	}
+	return v
 }
 
 // client reads the flags of a command that asks the admin API, and opens its
