@@ -92,6 +92,7 @@ func draftDiff(before, after admin.ReleaseDraft) string {
 	part("claims.json", indented(before.Claims), indented(after.Claims))
 	part("roles.json", indented(before.Roles), indented(after.Roles))
 	part("routes.json", indented(before.Routes), indented(after.Routes))
+	part("tests.json", indented(before.Tests), indented(after.Tests))
 	return b.String()
 }
 

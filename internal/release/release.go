@@ -9,6 +9,7 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -211,7 +212,7 @@ type Plan struct {
 	Content authz.Content
 	// Outcomes are those of the tests, in their order.
 	Outcomes []trial.Outcome
-	Changes  bool // false: this is in force already
+	Changes  bool // false: this is in force already, proven by the same tests
 }
 
 // Plan compiles a proposal and runs its tests. Nothing is stored. Errors are
@@ -226,16 +227,13 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 	if err := g.fits(p.Draft); err != nil {
 		return Plan{}, err
 	}
-	tests := p.Tests
-	if len(tests) == 0 && now.Current.Release != "" {
-		r, err := g.Get(application, now.Current.Release)
-		if err != nil {
-			return Plan{}, err
-		}
-		tests = r.Tests
+	proven := g.Tests(application, now.Current)
+	tests := normal(p.Tests)
+	if len(tests) == 0 {
+		tests = proven
 	}
-	plan := Plan{Draft: p.Draft, Content: content, Changes: !v.Same(&now.Current)}
-	plan.Release = Release{Application: application, Base: now.Current, Version: v, ModelSum: sumOf(p.Draft.Model), Tests: normal(tests), Note: p.Note}
+	plan := Plan{Draft: p.Draft, Content: content, Changes: !v.Same(&now.Current) || !sameTests(tests, proven)}
+	plan.Release = Release{Application: application, Base: now.Current, Version: v, ModelSum: sumOf(p.Draft.Model), Tests: tests, Note: p.Note}
 	if plan.Release.ID, err = plan.Release.Digest(); err != nil {
 		return Plan{}, err
 	}
@@ -245,6 +243,24 @@ func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Pl
 	}
 	plan.Outcomes, err = prove(ctx, plan.Release.Tests, p.Draft)
 	return plan, err
+}
+
+// Tests returns the tests that came with a version: none with what an
+// installation begins with.
+func (g *Registry) Tests(application string, v authz.Version) []trial.File {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.all[application][v.Release].Tests
+}
+
+// sameTests compares as digests do.
+func sameTests(a, b []trial.File) bool {
+	if len(a)+len(b) == 0 {
+		return true
+	}
+	x, err := json.Marshal(a)
+	y, err2 := json.Marshal(b)
+	return err == nil && err2 == nil && bytes.Equal(x, y)
 }
 
 func (g *Registry) fits(d authz.Draft) error {
@@ -309,7 +325,7 @@ func (g *Registry) Propose(ctx context.Context, change ledger.Change, applicatio
 	if now, _ := g.cfg.Engine.Rollout(application); !sameVersion(now.Current, plan.Release.Base) {
 		return plan, fault.New(fault.Conflict, "something else has come into force meanwhile; propose it anew")
 	}
-	if !plan.Changes && len(p.Tests) == 0 {
+	if !plan.Changes {
 		return plan, fault.New(fault.Conflict, "this is in force already")
 	}
 	if r, err := g.Get(application, plan.Release.ID); err == nil && r.Refused.By == "" {

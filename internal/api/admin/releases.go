@@ -16,6 +16,7 @@ import (
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/release"
 	"bulwark.example/internal/tenant"
+	"bulwark.example/internal/trial"
 )
 
 // platformChange is a change of an application: of the platform's shard.
@@ -40,8 +41,8 @@ func getApplication(s *server, c *call) (answer, error) {
 	}
 	out := Application{Name: app, Serial: now.Serial, Current: current, CanRollBack: now.Previous != nil || now.Next != nil}
 	switch {
-	case c.tenant != tenant.Platform: // routes lead to the operator's upstreams, and waves are among tenants
-		out.Current.Routes = nil
+	case c.tenant != tenant.Platform: // routes lead to the operator's upstreams, tests may name its people, and waves are among tenants
+		out.Current.Routes, out.Current.Tests = nil, nil
 	case now.Next != nil:
 		out.Next, out.Tenants = now.Next.Release, s.tenantsOf(app, now.Stores)
 	}
@@ -54,14 +55,14 @@ func (s *server) draftOf(app string, v authz.Version) (ReleaseDraft, error) {
 		return ReleaseDraft{Policies: []authz.PolicyFile{}}, nil
 	}
 	d, err := s.Authz.Draft(app, v)
-	return spelt(v, d), err
+	return spelt(v, d, s.Releases.Tests(app, v)), err
 }
 
 // spelt words a version that is this draft.
-func spelt(v authz.Version, d authz.Draft) ReleaseDraft {
+func spelt(v authz.Version, d authz.Draft, tests []trial.File) ReleaseDraft {
 	out := ReleaseDraft{
 		Release: v.Release, ModelID: v.Model, PoliciesID: v.Policies, Model: d.Model,
-		Policies: d.Policies, Claims: d.Claims, Roles: d.Roles, Routes: d.Routes,
+		Policies: d.Policies, Claims: d.Claims, Roles: d.Roles, Routes: d.Routes, Tests: tests,
 	}
 	if out.Policies == nil {
 		out.Policies = []authz.PolicyFile{}
@@ -183,7 +184,7 @@ func (s *server) wholeRelease(app string, r release.Release) (Release, error) {
 	if err != nil {
 		return out, err
 	}
-	out.Before, out.After, out.Tests = &before, &after, r.Tests
+	out.Before, out.After = &before, &after
 	return out, nil
 }
 
@@ -423,7 +424,10 @@ func (s *server) tellTenants(c *call, app string, stores []relation.StoreID) err
 
 // findings writes what a plan changes.
 func (s *server) findings(ctx context.Context, app string, plan release.Plan, stores []relation.StoreID, most int, write func(Finding) error) error {
-	first := Planned{Release: plan.Release.ID, Changes: plan.Changes, After: spelt(plan.Release.Version, plan.Draft), Outcomes: plan.Outcomes}
+	first := Planned{
+		Release: plan.Release.ID, Changes: plan.Changes, Outcomes: plan.Outcomes,
+		After: spelt(plan.Release.Version, plan.Draft, plan.Release.Tests),
+	}
 	var err error
 	if first.Before, err = s.draftOf(app, plan.Release.Base); err != nil {
 		return err

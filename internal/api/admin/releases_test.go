@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func releases(ctx context.Context, t *testing.T, w *world) {
 	wantKind(t, err, fault.Invalid)
 
 	full := got[admin.Release](t)(approver.Release(ctx, "docs", r.ID[:8]))
-	if full.Before.Model != before.Current.Model || full.After.Model != source || full.After.Release != r.ID || len(full.Tests) != 1 || full.ID != r.ID {
+	if full.Before.Model != before.Current.Model || full.After.Model != source || full.After.Release != r.ID || !cmp.Equal(full.After.Tests, holds) || !cmp.Equal(full.Before.Tests, before.Current.Tests) || full.ID != r.ID {
 		t.Errorf("shown %+v", full)
 	}
 	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
@@ -185,6 +186,34 @@ func TestSelfApproval(t *testing.T) {
 	}
 	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", r.ID))
 	got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{}))
+}
+
+// Other tests are a change by themselves; the same ones are none, and nor is what
+// brings none.
+func TestOtherTestsAreAChange(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	author := w.as("policy_author@platform")
+	source := guardtest.Docs + "type memo\n"
+	was := w.inForce(t, admin.NewRelease{Model: &source, Tests: holds})
+	_, err := author.ProposeRelease(ctx, "docs", admin.NewRelease{Tests: holds})
+	wantKind(t, err, fault.Conflict)
+	_, err = author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source})
+	wantKind(t, err, fault.Conflict)
+	more := append(slices.Clone(holds), trial.File{Name: "more", Tests: []trial.Test{{
+		Name: "x", Check: []trial.Check{{User: "user:y", Object: "document:x", Assertions: map[string]bool{"viewer": false}}},
+	}}})
+	r := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Tests: more}))
+	full := got[admin.Release](t)(author.Release(ctx, "docs", r.ID))
+	if r.Base != was.ID || len(r.Outcomes) != 2 || !cmp.Equal(full.Before.Tests, holds) || !cmp.Equal(full.After.Tests, more) {
+		t.Errorf("proposed %+v", full)
+	}
+	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", r.ID))
+	got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{}))
+	if now := got[admin.Application](t)(author.Application(ctx, "docs")); now.Current.Release != r.ID || !cmp.Equal(now.Current.Tests, more) || now.Current.Model != source {
+		t.Errorf("in force %+v", now)
+	}
 }
 
 // Tests decide: without one nothing is proposed, and with one that fails nothing

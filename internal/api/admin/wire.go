@@ -195,7 +195,8 @@ type Policies struct {
 	Created     time.Time          `json:"created,omitzero"`
 }
 
-// ReleaseDraft is all that decides in an application, spelt out.
+// ReleaseDraft is all that decides in an application, spelt out, with what proves
+// it. Tenants see neither routes nor tests.
 type ReleaseDraft struct {
 	Release    string             `json:"release,omitempty"` // empty: an installation began with it
 	ModelID    string             `json:"model_id"`
@@ -205,6 +206,7 @@ type ReleaseDraft struct {
 	Claims     authz.Claims       `json:"claims,omitzero"`
 	Roles      authz.Roles        `json:"roles,omitzero"`
 	Routes     json.RawMessage    `json:"routes,omitempty"`
+	Tests      []trial.File       `json:"tests,omitempty"` // that prove it
 }
 
 // Application is what is in force. Next is a release that a wave of tenants has
@@ -248,8 +250,7 @@ type Release struct {
 	// Of one release alone, and not in lists.
 	Before   *ReleaseDraft   `json:"before,omitempty"`
 	After    *ReleaseDraft   `json:"after,omitempty"`
-	Tests    []trial.File    `json:"tests,omitempty"`
-	Outcomes []trial.Outcome `json:"outcomes,omitempty"` // of the tests, as they go now
+	Outcomes []trial.Outcome `json:"outcomes,omitempty"` // of the tests of After, as they go now
 }
 
 // Activation names the tenants of a wave; none: all tenants, now and later.
@@ -281,7 +282,7 @@ type Finding struct {
 // changes, and how its tests go.
 type Planned struct {
 	Release  string          `json:"release"`
-	Changes  bool            `json:"changes"` // false: this is in force already
+	Changes  bool            `json:"changes"` // false: this is in force already, proven by the same tests
 	Before   ReleaseDraft    `json:"before"`
 	After    ReleaseDraft    `json:"after"`
 	Outcomes []trial.Outcome `json:"outcomes"`
