@@ -13,6 +13,7 @@ package authz
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,7 +142,10 @@ func (e *Engine) Check(ctx context.Context, q Query) (Decision, error) {
 
 // decide answers one question in the evaluator's snapshot.
 func (e *Engine) decide(ev *evaluator, q *Query) (Decision, error) {
-	object, typ, err := ev.objectOf(q.Object)
+	subject, _, _ := strings.Cut(q.Subject, "#")
+	known, asker := ev.lookups(q.Object, subject)
+	object := known.id
+	typ, err := ev.objectType(q.Object, known)
 	if err != nil {
 		return Decision{}, err
 	}
@@ -149,7 +153,7 @@ func (e *Engine) decide(ev *evaluator, q *Query) (Decision, error) {
 	if err != nil {
 		return Decision{}, err
 	}
-	if ev.who, err = ev.askerOf(q.Subject); err != nil {
+	if ev.who, err = ev.askerIs(q.Subject, asker); err != nil {
 		return Decision{}, err
 	}
 	if ev.who.set && object == 0 {

@@ -113,7 +113,8 @@ type evaluator struct {
 	verified                    func() policy.Verified
 	subjectClaims, objectClaims map[string]any
 	groups                      *groupSet
-	walk                        bool // do not use group sets
+	walk                        bool   // do not use group sets
+	warm                        uint32 // of no meaning: what was read to have it near
 
 	frames []*frame
 	level  int

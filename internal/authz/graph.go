@@ -96,7 +96,8 @@ func (t tie) in() edge { return edge{from: t.word, key: t.key, word: t.object, c
 func (g *graph) encode(t relation.Tuple) (e tie, err error) {
 	object, srel := relation.SplitSubject(t.Subject)
 	var typ, styp sym
-	if e.object, typ = g.in.lookup(t.Object); typ == 0 {
+	known, asker := g.in.lookups(t.Object, object)
+	if e.object, typ = known.id, known.form; typ == 0 {
 		if !relation.ValidObject(t.Object) {
 			return e, errMalformed
 		}
@@ -105,7 +106,7 @@ func (g *graph) encode(t relation.Tuple) (e tie, err error) {
 		}
 		typ = g.in.form(e.object)
 	}
-	if e.word, styp = g.in.lookup(object); styp == 0 {
+	if e.word, styp = asker.id, asker.form; styp == 0 {
 		if !relation.ValidSubject(object) {
 			return e, errMalformed
 		}
@@ -185,6 +186,12 @@ func (b *builder) add(t relation.Tuple) error {
 func (b *builder) graph(rev uint64) (*graph, error) {
 	g := b.g
 	s := &snapshot{rev: rev, tuples: len(b.list)}
+	var now []uint32
+	g.in, now = g.in.sorted()
+	for i := range b.list {
+		t := &b.list[i]
+		t.object, t.word = now[t.object], now[t.word]
+	}
 	in := make(chan pages, 1)
 	go func() { in <- fill(b.edges(tie.in), g.in.n) }() // ends by itself; a quarter of a large store's load
 	list := b.edges(tie.out)

@@ -138,6 +138,7 @@ type groupSet struct {
 	//
 	// An info is the depth of the membership, doubled, plus 1 if it is sure.
 	members []uint32
+	few     [10]uint32 // the memory of most members: beside the stamp, it is there when they are needed
 }
 
 // Bounds on one set. Beyond them a walk from the object is no worse.
@@ -195,6 +196,16 @@ func (gs *groupSets) slot(subject uint32) *atomic.Pointer[groupSet] {
 		c = at.Load()
 	}
 	return &c[subject%setChunkSize]
+}
+
+// touch makes the processor fetch the subject's set, if there is one.
+func (gs *groupSets) touch(subject uint32) uint32 {
+	if c := gs.chunks[subject/setChunkSize].Load(); c != nil {
+		if set := c[subject%setChunkSize].Load(); set != nil {
+			return uint32(set.stamp)
+		}
+	}
+	return 0
 }
 
 // stamp returns when the groups of the model changed last.
@@ -261,7 +272,10 @@ func (s *snapshot) flattened(b *bound, who asker, stamp uint64) *groupSet {
 			forms++
 		}
 	}
-	set.members = make([]uint32, 0, 2*(forms+len(c.found)))
+	set.members = set.few[:0]
+	if n := 2 * (forms + len(c.found)); n > len(set.few) {
+		set.members = make([]uint32, 0, n)
+	}
 	for i := 0; i < len(c.found); {
 		end := i
 		for end < len(c.found) && c.found[end].userset == c.found[i].userset {

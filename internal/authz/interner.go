@@ -1,7 +1,7 @@
 package authz
 
 import (
-	"encoding/binary"
+	"cmp"
 	"hash/maphash"
 	"slices"
 	"sync/atomic"
@@ -25,39 +25,40 @@ type interner struct {
 // view is the readers' side of an interner at one moment.
 type view struct {
 	table *slots
-	at    []*[entityChunk]uint32 // by number: where the name's record begins
-	arena []*[arenaChunk]byte
-	n     uint32   // numbers 1..n are defined
-	every []uint32 // by the form "user:*": the number of that name
+	at    []*[entityChunk]uint64 // by number: the place of the name and what it is
+	arena [][]byte               // slices: a pointer to an array is checked by reading its first byte, one more wait for memory
+	n     uint32                 // numbers 1..n are defined
+	every []uint32               // by the form "user:*": the number of that name
 }
 
 const (
-	entityChunk = 1 << 8
-	arenaChunk  = 1 << 12
-	maxEntities = 1 << 30
-	maxArena    = 1<<32/unitsInChunk - 1 // chunks: a slot names a place with 32 bits
+	entityChunk  = 1 << 8
+	arenaChunk   = 1 << 12
+	nameUnit     = 8 // a name begins at a multiple of so many bytes
+	unitsInChunk = arenaChunk / nameUnit
+	maxEntities  = 1 << 30
+	maxArena     = 1<<32/unitsInChunk - 1 // chunks: a place has 32 bits
 )
 
-// A record begins at a multiple of eight bytes, its unit, and holds
-//
-//	number (4, little endian) | form (2) | length (2) | name
-//
-// so that to find a name is to follow one slot to one place: what a look-up
-// costs in a large store is its waits for memory. The form is that of a subject
-// which the name can be: its type, or everyone of a type.
-const (
-	recordUnit   = 8
-	recordHead   = 8
-	unitsInChunk = arenaChunk / recordUnit
-)
-
-// slots is an open-addressing table: the upper half of a slot holds 32 bits of
-// the hash, the lower half the record's place in units, plus one. A zero slot is
-// free. Slots are filled once and never emptied, which is what makes reading
-// without a lock right.
+// slots is an open-addressing table. A zero slot is free. Slots are filled once
+// and never emptied, which is what makes reading without a lock right.
 type slots struct {
 	seed maphash.Seed
-	s    []atomic.Uint64
+	s    []slot
+}
+
+// slot tells all about a name but its letters: what a look-up costs in a large
+// store is its waits for memory, and so what follows from the number need not
+// wait for the letters to be compared.
+type slot struct {
+	what atomic.Uint64 // the number, and below 16 bits of the form and 16 of the length
+	name atomic.Uint64 // 32 bits of the hash, and below the place in units, plus one; filled last
+}
+
+// packed joins 32 bits (the number, or the place) with a name's form (that of a
+// subject which it can be: its type, or everyone of a type) and length.
+func packed(high uint32, y sym, length int) uint64 {
+	return uint64(high)<<32 | uint64(y)<<16 | uint64(length)
 }
 
 func newInterner(hint int) *interner {
@@ -66,55 +67,61 @@ func newInterner(hint int) *interner {
 		size *= 2
 	}
 	in := &interner{}
-	in.table = &slots{seed: maphash.MakeSeed(), s: make([]atomic.Uint64, size)}
+	in.table = &slots{seed: maphash.MakeSeed(), s: make([]slot, size)}
 	return in
 }
 
-// record returns the memory that begins with the record at the place.
-func (v *view) record(at uint32) []byte {
-	return v.arena[at/unitsInChunk][at%unitsInChunk*recordUnit:]
+// letters returns the name at the place.
+func (v *view) letters(place uint32, length uint64) []byte {
+	from := place % unitsInChunk * nameUnit
+	return v.arena[place/unitsInChunk][from : from+uint32(length)]
 }
 
-func recordName(rec []byte) []byte {
-	return rec[recordHead : recordHead+int(binary.LittleEndian.Uint16(rec[6:]))]
+func (v *view) hash(name string) uint64 { return maphash.String(v.table.seed, name) }
+
+// lookup returns what the view knows of the name: nothing if it does not hold it.
+func (v *view) lookup(name string) found { return v.hashed(v.hash(name), name) }
+
+// lookups finds two names for the waits for memory of one.
+func (v *view) lookups(a, b string) (found, found) {
+	h, g := v.hash(a), v.hash(b)
+	v.table.first(h).name.Load()
+	v.table.first(g).name.Load()
+	return v.hashed(h, a), v.hashed(g, b)
 }
 
-// lookup returns the number and the form of the name; 0 if the view does not
-// hold it.
-func (v *view) lookup(name string) (uint32, sym) {
-	h := maphash.String(v.table.seed, name)
+func (t *slots) first(h uint64) *slot { return &t.s[h&uint64(len(t.s)-1)] }
+
+// hashed is lookup of a name with the hash.
+func (v *view) hashed(h uint64, name string) found {
 	mask := uint64(len(v.table.s) - 1)
 	for i := h & mask; ; i = (i + 1) & mask {
-		slot := v.table.s[i].Load()
-		if slot == 0 {
-			return 0, 0
+		at := &v.table.s[i]
+		mark := at.name.Load()
+		if mark == 0 {
+			return found{}
 		}
-		if slot>>32 != h>>32 {
+		what := at.what.Load()
+		id := uint32(what >> 32)
+		if mark>>32 != h>>32 || what&0xffff != uint64(len(name)) || id > v.n { // beyond n: of a later view
 			continue
 		}
-		at := uint32(slot) - 1
-		if at/unitsInChunk >= uint32(len(v.arena)) {
-			continue // of a later view
-		}
-		rec := v.record(at)
-		if id := binary.LittleEndian.Uint32(rec); id <= v.n && string(recordName(rec)) == name {
-			return id, sym(binary.LittleEndian.Uint16(rec[4:]))
+		if string(v.letters(uint32(mark)-1, what&0xffff)) == name {
+			return found{id, sym(what >> 16)}
 		}
 	}
 }
 
-func (v *view) find(name string) uint32 {
-	id, _ := v.lookup(name)
-	return id
-}
+func (v *view) find(name string) uint32 { return v.lookup(name).id }
+
+func (v *view) known(id uint32) uint64 { return v.at[id/entityChunk][id%entityChunk] }
 
 // form returns the form of the name with the number.
-func (v *view) form(id uint32) sym {
-	return sym(binary.LittleEndian.Uint16(v.record(v.at[id/entityChunk][id%entityChunk])[4:]))
-}
+func (v *view) form(id uint32) sym { return sym(v.known(id) >> 16) }
 
 func (v *view) bytes(id uint32) []byte {
-	return recordName(v.record(v.at[id/entityChunk][id%entityChunk]))
+	known := v.known(id)
+	return v.letters(uint32(known>>32), known&0xffff)
 }
 
 // everyone returns the number of everyone of the form; 0 if no tuple names them.
@@ -145,33 +152,33 @@ func (in *interner) add(object string, syms *symbols) (uint32, error) {
 	if (int(in.n)+1)*4 > len(in.table.s)*3 {
 		in.grow()
 	}
-	size := (recordHead + len(object) + recordUnit - 1) / recordUnit * recordUnit
-	if in.room < size {
-		in.arena = append(in.arena, new([arenaChunk]byte))
-		in.room = arenaChunk
-	}
-	id := in.n + 1
-	at := uint32(len(in.arena)*arenaChunk-in.room) / recordUnit
-	in.room -= size
-	rec := in.record(at)
-	binary.LittleEndian.PutUint32(rec, id)
-	binary.LittleEndian.PutUint16(rec[4:], uint16(y))
-	binary.LittleEndian.PutUint16(rec[6:], uint16(len(object)))
-	copy(rec[recordHead:], object)
-	if int(id/entityChunk) >= len(in.at) {
-		in.at = append(in.at, new([entityChunk]uint32))
-	}
-	in.at[id/entityChunk][id%entityChunk] = at
+	in.append([]byte(object), y)
 	if rel == everyone {
 		in.every = slices.Clone(in.every) // readers keep theirs
 		for len(in.every) <= int(y) {
 			in.every = append(in.every, 0)
 		}
-		in.every[y] = id
+		in.every[y] = in.n
 	}
-	in.n = id
-	in.table.put(maphash.String(in.table.seed, object), at)
-	return id, nil
+	in.table.put(in.hash(object), in.known(in.n), in.n)
+	return in.n, nil
+}
+
+// append gives the name the next number.
+func (in *interner) append(name []byte, y sym) {
+	size := (len(name) + nameUnit - 1) / nameUnit * nameUnit
+	if in.room < size {
+		in.arena = append(in.arena, make([]byte, arenaChunk))
+		in.room = arenaChunk
+	}
+	place := uint32(len(in.arena)*arenaChunk-in.room) / nameUnit
+	in.room -= size
+	in.n++
+	if int(in.n/entityChunk) >= len(in.at) {
+		in.at = append(in.at, new([entityChunk]uint64))
+	}
+	in.at[in.n/entityChunk][in.n%entityChunk] = packed(place, y, len(name))
+	copy(in.letters(place, uint64(len(name))), name)
 }
 
 // subjectForm returns the form of a subject in its two parts.
@@ -183,20 +190,71 @@ func subjectForm(object, rel string) (string, string) {
 	return typ, rel
 }
 
-func (t *slots) put(h uint64, at uint32) {
+// put adds the name with the number, of which is known what the interner keeps.
+func (t *slots) put(h, known uint64, id uint32) {
 	mask := uint64(len(t.s) - 1)
 	i := h & mask
-	for t.s[i].Load() != 0 {
+	for t.s[i].name.Load() != 0 {
 		i = (i + 1) & mask
 	}
-	t.s[i].Store(h>>32<<32 | uint64(at+1))
+	t.s[i].what.Store(uint64(id)<<32 | known&0xffffffff)
+	t.s[i].name.Store(h>>32<<32 | (known>>32 + 1))
 }
 
 // grow moves to a table of twice the size. Readers of older views keep theirs.
 func (in *interner) grow() {
-	next := &slots{seed: in.table.seed, s: make([]atomic.Uint64, 2*len(in.table.s))}
+	next := &slots{seed: in.table.seed, s: make([]slot, 2*len(in.table.s))}
 	for id := uint32(1); id <= in.n; id++ {
-		next.put(maphash.Bytes(next.seed, in.bytes(id)), in.at[id/entityChunk][id%entityChunk])
+		next.put(maphash.Bytes(next.seed, in.bytes(id)), in.known(id), id)
 	}
 	in.table = next
+}
+
+// sorted returns an interner of the same names, in which those of one form stand
+// side by side, the rarest form first, and by the old numbers the new ones. So
+// what most questions pass (people, groups, folders) shares its memory with its
+// like and stays near to the processor, however many documents there are. It
+// takes the table over: the old interner must not be used any more.
+func (in *interner) sorted() (*interner, []uint32) {
+	counts := []uint32{}
+	for id := uint32(1); id <= in.n; id++ {
+		y := int(in.form(id))
+		for len(counts) <= y {
+			counts = append(counts, 0)
+		}
+		counts[y]++
+	}
+	forms := make([]int, len(counts))
+	for y := range forms {
+		forms[y] = y
+	}
+	slices.SortStableFunc(forms, func(a, b int) int { return cmp.Compare(counts[a], counts[b]) })
+	begin, next := make([]uint32, len(counts)), uint32(1)
+	for _, y := range forms {
+		begin[y] = next
+		next += counts[y]
+	}
+	now, was := make([]uint32, in.n+1), make([]uint32, in.n+1)
+	for id := uint32(1); id <= in.n; id++ {
+		y := in.form(id)
+		now[id], was[begin[y]] = begin[y], id
+		begin[y]++
+	}
+	out := &interner{}
+	out.table, out.every = in.table, make([]uint32, len(in.every))
+	for _, old := range was[1:] {
+		out.append(in.bytes(old), in.form(old))
+	}
+	for i := range out.table.s {
+		if at := &out.table.s[i]; at.name.Load() != 0 {
+			what := at.what.Load()
+			id := now[what>>32]
+			at.what.Store(uint64(id)<<32 | what&0xffffffff)
+			at.name.Store(at.name.Load()>>32<<32 | (out.known(id)>>32 + 1))
+		}
+	}
+	for y, id := range in.every {
+		out.every[y] = now[id]
+	}
+	return out, now
 }

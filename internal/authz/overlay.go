@@ -130,18 +130,29 @@ func (o *overlay) entity(name string) uint32 {
 
 // lookup returns the number of a name, 0 if no tuple has it, and its form, 0 if
 // no stored tuple has it.
-func (ev *evaluator) lookup(name string) (uint32, sym) {
-	id, form := ev.snap.lookup(name)
-	if id == 0 && ev.over != nil {
-		id = ev.over.ids[name]
+func (ev *evaluator) lookup(name string) found { return ev.laid(name, ev.snap.lookup(name)) }
+
+// lookups is lookup of an object and an asker, for the waits for memory of one: the
+// processor is told of everything that a check of them begins with before it needs
+// the first of it.
+func (ev *evaluator) lookups(object, asker string) (o, a found) {
+	o, a = ev.snap.lookups(object, asker)
+	ev.warm = ev.snap.out.touch(o.id)
+	if !ev.walk {
+		ev.warm += ev.snap.sets.touch(a.id)
 	}
-	return id, form
+	return ev.laid(object, o), ev.laid(asker, a)
 }
 
-func (ev *evaluator) find(name string) uint32 {
-	id, _ := ev.lookup(name)
-	return id
+// laid adds the number that only a contextual tuple gives a name.
+func (ev *evaluator) laid(name string, f found) found {
+	if f.id == 0 && ev.over != nil {
+		f.id = ev.over.ids[name]
+	}
+	return f
 }
+
+func (ev *evaluator) find(name string) uint32 { return ev.lookup(name).id }
 
 func (ev *evaluator) name(id uint32) string {
 	if id > ev.snap.n {

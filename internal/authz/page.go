@@ -2,6 +2,7 @@ package authz
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"bulwark.example/internal/fault"
@@ -79,9 +80,18 @@ func place(words []uint32, word uint32) (int, bool) {
 const pageSize = 1 << 6
 
 // page is the unit of copy-on-write: the nodes of neighbouring entities in one
-// block, so that an entity costs four bytes and its edges no pointer. It begins
-// with where each node begins and the last one ends.
-type page []uint32
+// block, so that an entity costs no pointer. Each entity has a cell, and all
+// cells of a page are as wide: where a node begins is known without another wait
+// for memory. In a large store such waits are what a question takes, and so a cell
+// lies in one line of memory: its width is a power of two, and the allocator puts
+// blocks of this size at the beginning of a line.
+//
+// A cell begins with the node's length. The node follows, if it fits; else the
+// place of the node behind the cells.
+type page struct {
+	words []uint32
+	width uint32 // of a cell, in words; 0: all nodes are empty
+}
 
 // pages hold one direction of a graph, by entity.
 type pages []page
@@ -94,11 +104,70 @@ func (ps pages) node(id uint32) node {
 	return nil
 }
 
-func (p page) node(slot uint32) node {
-	if p == nil {
+func (p *page) node(slot uint32) node {
+	if p.width == 0 {
 		return nil
 	}
-	return node(p[p[slot]:p[slot+1]])
+	at := slot * p.width
+	n := p.words[at]
+	if n >= p.width {
+		at = p.words[at+1] - 1
+	}
+	return node(p.words[at+1 : at+1+n])
+}
+
+// touch makes the processor fetch the entity's cell.
+func (ps pages) touch(id uint32) uint32 {
+	if p := int(id / pageSize); p < len(ps) && ps[p].width > 0 {
+		return ps[p].words[id%pageSize*ps[p].width]
+	}
+	return 0
+}
+
+// maxCell is the widest cell: a line of memory.
+const maxCell = 16
+
+// loose is a page in the making: the nodes one after the other, and where each
+// begins and the last one ends.
+type loose struct {
+	words []uint32
+	begin [pageSize + 1]uint32
+}
+
+// page lays the nodes into cells, of the width that takes the least memory; that a
+// node lies behind the cells counts like half a line.
+func (l *loose) page() page {
+	total := l.begin[pageSize]
+	if total == 0 {
+		return page{}
+	}
+	width, size, least := uint32(0), uint32(0), uint32(math.MaxUint32)
+	for w := uint32(2); w <= maxCell; w *= 2 {
+		words, behind := w*pageSize, uint32(0)
+		for slot := range pageSize {
+			if n := l.begin[slot+1] - l.begin[slot]; n >= w {
+				words += n
+				behind++
+			}
+		}
+		if words+behind*maxCell/2 < least {
+			width, size, least = w, words, words+behind*maxCell/2
+		}
+	}
+	p := page{make([]uint32, size), width}
+	tail := pageSize * width
+	for slot := range uint32(pageSize) {
+		nd := l.words[l.begin[slot]:l.begin[slot+1]]
+		cell := p.words[slot*width:]
+		cell[0] = uint32(len(nd))
+		if uint32(len(nd)) < width {
+			copy(cell[1:], nd)
+			continue
+		}
+		cell[1] = tail
+		tail += uint32(copy(p.words[tail:], nd))
+	}
+	return p
 }
 
 func sortEdges(list []edge) { slices.SortFunc(list, compareEdges) }
@@ -148,40 +217,22 @@ func (e edge) stored() uint32 {
 // fill lays sorted edges into fresh pages for entities up to n.
 func fill(list []edge, n uint32) pages {
 	ps := make(pages, n/pageSize+1)
+	var l loose
 	for i := 0; i < len(list); {
 		number := list[i].from / pageSize
-		end := i
-		for end < len(list) && list[end].from/pageSize == number {
-			end++
+		l.words = l.words[:0]
+		for slot := range uint32(pageSize) {
+			end := i
+			for end < len(list) && list[end].from == number*pageSize+slot {
+				end++
+			}
+			l.words = appendNode(l.words, list[i:end])
+			l.begin[slot+1] = uint32(len(l.words))
+			i = end
 		}
-		ps[number] = fillPage(list[i:end])
-		i = end
+		ps[number] = l.page()
 	}
 	return ps
-}
-
-func fillPage(list []edge) page {
-	size := pageSize + 1
-	for i, e := range list {
-		if size++; i == 0 || e.from != list[i-1].from || e.stored() != list[i-1].stored() {
-			size += 2
-		}
-		if e.caveat != 0 {
-			size++
-		}
-	}
-	p := make(page, pageSize+1, size)
-	p[0] = pageSize + 1
-	for slot, i := uint32(0), 0; slot < pageSize; slot++ {
-		end := i
-		for end < len(list) && list[end].from%pageSize == slot {
-			end++
-		}
-		p = appendNode(p, list[i:end])
-		p[slot+1] = uint32(len(p))
-		i = end
-	}
-	return p
 }
 
 // appendNode spells the sorted edges of one entity. It trusts the caller that no
@@ -239,7 +290,7 @@ func (ps pages) with(changes []change, n uint32) (pages, error) {
 	slices.SortStableFunc(changes, func(a, b change) int { return cmp.Compare(a.from, b.from) })
 	next := slices.Clone(ps)
 	for len(next) <= int(n/pageSize) {
-		next = append(next, nil)
+		next = append(next, page{})
 	}
 	for i := 0; i < len(changes); {
 		number := changes[i].from / pageSize
@@ -257,9 +308,8 @@ func (ps pages) with(changes []change, n uint32) (pages, error) {
 	return next, nil
 }
 
-func (p page) with(changes []change) (page, error) {
-	next := make(page, pageSize+1, max(len(p), pageSize+1)+4*len(changes))
-	next[0] = pageSize + 1
+func (p *page) with(changes []change) (page, error) {
+	l := loose{words: make([]uint32, 0, len(p.words)+4*len(changes))}
 	for slot, i := uint32(0), 0; slot < pageSize; slot++ {
 		end := i
 		for end < len(changes) && changes[end].from%pageSize == slot {
@@ -267,17 +317,17 @@ func (p page) with(changes []change) (page, error) {
 		}
 		old := p.node(slot)
 		if i == end {
-			next = append(next, old...)
+			l.words = append(l.words, old...)
 		} else {
 			var err error
-			if next, err = appendChanged(next, old, changes[i:end]); err != nil {
-				return nil, err
+			if l.words, err = appendChanged(l.words, old, changes[i:end]); err != nil {
+				return page{}, err
 			}
 		}
-		next[slot+1] = uint32(len(next))
+		l.begin[slot+1] = uint32(len(l.words))
 		i = end
 	}
-	return next, nil
+	return l.page(), nil
 }
 
 // appendChanged spells a node after the changes. What goes goes first: a changed

@@ -42,21 +42,32 @@ func clip(s string) string {
 // Subject-side rules of a question. An object that the graph knows is well
 // formed, so only unknown ones are looked at closely.
 
+// found is what the graph knows of a name; see [evaluator.lookup].
+type found struct {
+	id   uint32
+	form sym
+}
+
 // objectOf finds the object of a question and its type.
 func (ev *evaluator) objectOf(object string) (uint32, *boundType, error) {
-	id, form := ev.lookup(object)
-	if typ := ev.model.typeOf(form); typ != nil {
-		return id, typ, nil
+	known := ev.lookup(object)
+	typ, err := ev.objectType(object, known)
+	return known.id, typ, err
+}
+
+func (ev *evaluator) objectType(object string, known found) (*boundType, error) {
+	if typ := ev.model.typeOf(known.form); typ != nil {
+		return typ, nil
 	}
 	if !relation.ValidObject(object) {
-		return 0, nil, fault.New(fault.Invalid, "the object must be type:id")
+		return nil, fault.New(fault.Invalid, "the object must be type:id")
 	}
 	name, _, _ := relation.SplitObject(object)
 	typ := ev.model.types[name]
 	if typ == nil {
-		return 0, nil, noType("object", name)
+		return nil, noType("object", name)
 	}
-	return id, typ, nil
+	return typ, nil
 }
 
 func (t *boundType) program(rel string) (*program, error) {
@@ -68,9 +79,14 @@ func (t *boundType) program(rel string) (*program, error) {
 
 // askerOf finds the subject of a question.
 func (ev *evaluator) askerOf(subject string) (asker, error) {
+	object, _, _ := strings.Cut(subject, "#")
+	return ev.askerIs(subject, ev.lookup(object))
+}
+
+// askerIs makes the asker of a subject whose object is looked up already.
+func (ev *evaluator) askerIs(subject string, known found) (asker, error) {
 	object, rel, userset := strings.Cut(subject, "#")
-	id, known := ev.lookup(object)
-	typ := ev.model.typeOf(known)
+	id, typ := known.id, ev.model.typeOf(known.form)
 	if typ == nil {
 		if !relation.ValidSubject(subject) {
 			return asker{}, fault.New(fault.Invalid, "the user must be type:id, type:id#relation or type:*")

@@ -291,7 +291,7 @@ func (e *Engine) evict(loaded *entry) {
 
 // weight is about what the snapshot and its writer's side take, in bytes.
 func (s *snapshot) weight() int64 {
-	names := len(s.arena)*arenaChunk + len(s.at)*entityChunk*4 + len(s.table.s)*8
+	names := len(s.arena)*arenaChunk + len(s.at)*entityChunk*8 + len(s.table.s)*16
 	return int64(names + int(s.n)*16 + s.tuples*24 + 4096)
 }
 
