@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"slices"
 	"time"
 
 	"bulwark.example/internal/fault"
@@ -33,12 +32,13 @@ const (
 	Version = 1
 )
 
-// Bounds of what is read. A line holds a model, whose JSON is larger than its
-// text, or a tuple with a condition's context.
+// Bounds of what is read, and so of what is written. A line holds a model, whose
+// JSON is larger than its text, or a tuple with a condition's context.
 const (
+	maxHeader  = 4 << 10 // it goes into the audit log, whose events are small
 	maxLine    = 4 << 20
 	maxModels  = 10_000
-	maxSources = 64 << 20 // bytes of all that is no tuple together
+	maxSources = 64 << 20 // bytes of all lines between the header and the tuples
 	maxTuples  = 1 << 30
 )
 
@@ -98,26 +98,73 @@ type Writer struct {
 	zip  *gzip.Writer
 	out  *bufio.Writer
 	sum  hash.Hash
+	size tally // of the lines so far
 	json *json.Encoder
 	last relation.Tuple
 	todo [5]int // models, assertions, roles, policies, tuples still to come
 }
 
+// tally counts the bytes that pass.
+type tally struct {
+	w io.Writer
+	n int
+}
+
+func (t *tally) Write(b []byte) (int, error) {
+	n, err := t.w.Write(b)
+	t.n += n
+	return n, err
+}
+
 // NewWriter begins an archive. The header's counts are promises: what follows
-// must be as many of each kind, in this order.
+// must be as many of each kind, in this order. Kind [fault.TooLarge], here and
+// from the methods, for what a [Reader] would refuse.
 func NewWriter(w io.Writer, h Header) (*Writer, error) {
 	h.Format, h.Version = Format, Version
+	if h.over() {
+		return nil, errTooMuch
+	}
 	a := &Writer{sum: sha256.New(), todo: [5]int{h.Models, h.Assertions, h.Roles, h.Policies, h.Tuples}}
 	a.zip, _ = gzip.NewWriterLevel(w, gzip.BestSpeed) // a level that exists
 	a.out = bufio.NewWriterSize(io.MultiWriter(a.zip, a.sum), 64<<10)
-	a.json = json.NewEncoder(a.out)
+	a.size.w = a.out
+	a.json = json.NewEncoder(&a.size)
 	a.json.SetEscapeHTML(false)
-	return a, a.line(h)
+	if err := a.line(h); err != nil {
+		return nil, err
+	}
+	if a.size.n > maxHeader {
+		return nil, errTooMuch
+	}
+	a.size.n = 0
+	return a, nil
+}
+
+var errTooMuch = fault.New(fault.TooLarge, "the store holds more beside its tuples than an archive can: 64 MiB, 10,000 of each kind, 4 MiB in one piece")
+
+// over reports whether there is more than an archive holds.
+func (h Header) over() bool {
+	return max(h.Models, h.Assertions, h.Roles, h.Policies) > maxModels || h.Tuples > maxTuples
 }
 
 func (a *Writer) line(v any) error {
 	if err := a.json.Encode(v); err != nil {
 		return fault.Wrap(fault.Unavailable, "the archive cannot be written", err)
+	}
+	return nil
+}
+
+// entry adds a line that is no tuple.
+func (a *Writer) entry(kind int, v any) error {
+	if err := a.due(kind); err != nil {
+		return err
+	}
+	before := a.size.n
+	if err := a.line(v); err != nil {
+		return err
+	}
+	if a.size.n > maxSources || a.size.n-before > maxLine {
+		return errTooMuch
 	}
 	return nil
 }
@@ -134,36 +181,16 @@ func (a *Writer) due(kind int) error {
 }
 
 // Model adds a version of the model.
-func (a *Writer) Model(m Model) error {
-	if err := a.due(0); err != nil {
-		return err
-	}
-	return a.line(m)
-}
+func (a *Writer) Model(m Model) error { return a.entry(0, m) }
 
 // Assertions adds the assertions of a version of the model.
-func (a *Writer) Assertions(s Assertions) error {
-	if err := a.due(1); err != nil {
-		return err
-	}
-	return a.line(s)
-}
+func (a *Writer) Assertions(s Assertions) error { return a.entry(1, s) }
 
 // Role adds a role of the tenant's own.
-func (a *Writer) Role(r Role) error {
-	if err := a.due(2); err != nil {
-		return err
-	}
-	return a.line(r)
-}
+func (a *Writer) Role(r Role) error { return a.entry(2, r) }
 
 // Policies adds a file of the tenant's own policies.
-func (a *Writer) Policies(p Policies) error {
-	if err := a.due(3); err != nil {
-		return err
-	}
-	return a.line(p)
-}
+func (a *Writer) Policies(p Policies) error { return a.entry(3, p) }
 
 // Tuple adds a tuple. They must come in the order of their keys.
 func (a *Writer) Tuple(t relation.Tuple) error {
@@ -210,7 +237,7 @@ type Reader struct {
 	Roles      []Role
 	Policies   []Policies
 
-	size   int // bytes of these
+	size   int // bytes of their lines
 	zip    *gzip.Reader
 	raw    *bufio.Reader // below zip: nothing may follow it
 	in     *bufio.Reader
@@ -233,33 +260,40 @@ func NewReader(r io.Reader) (*Reader, error) {
 	if err := a.header(); err != nil {
 		return nil, err
 	}
-	if a.Models, err = entries(a, a.Header.Models, func(m *Model) (string, int) { return m.ID, len(m.Source) }); err != nil {
+	if a.Models, err = entries(a, a.Header.Models, func(m *Model) string { return m.ID }); err != nil {
 		return nil, err
 	}
-	if a.Assertions, err = entries(a, a.Header.Assertions, func(s *Assertions) (string, int) { return s.Model, len(s.Payload) }); err != nil {
+	if a.Assertions, err = entries(a, a.Header.Assertions, func(s *Assertions) string { return s.Model }); err != nil {
 		return nil, err
 	}
-	if a.Roles, err = entries(a, a.Header.Roles, func(r *Role) (string, int) { return string(r.Role), len(r.Role) }); err != nil {
+	if a.Roles, err = entries(a, a.Header.Roles, func(r *Role) string { return string(r.Role) }); err != nil {
 		return nil, err
 	}
-	if a.Policies, err = entries(a, a.Header.Policies, func(p *Policies) (string, int) { return p.Name, len(p.Text) }); err != nil {
+	if a.Policies, err = entries(a, a.Header.Policies, func(p *Policies) string { return p.Name }); err != nil {
 		return nil, err
 	}
 	a.left = a.Header.Tuples
 	return a, nil
 }
 
-// entries reads n entries of a kind, each with a name and a size.
-func entries[T any](a *Reader, n int, of func(*T) (name string, size int)) ([]T, error) {
+// entries reads n entries of a kind, each with a name. They stay in memory, all
+// that is in their lines at most.
+func entries[T any](a *Reader, n int, name func(*T) string) ([]T, error) {
 	var all []T
 	for range n {
-		var v T
-		if err := a.next(&v); err != nil {
+		raw, err := a.line()
+		if err != nil {
 			return nil, err
 		}
-		name, size := of(&v)
-		if a.size += size; name == "" || a.size > maxSources {
-			return nil, a.wrong("is not what the header promises, or one too many", nil)
+		if a.size += len(raw); a.size > maxSources {
+			return nil, fault.New(fault.Invalid, "the archive holds more beside its tuples than 64 MiB")
+		}
+		var v T
+		if err := a.decode(raw, &v); err != nil {
+			return nil, err
+		}
+		if name(&v) == "" {
+			return nil, a.wrong("is not what the header promises", nil)
 		}
 		all = append(all, v)
 	}
@@ -283,12 +317,14 @@ func (a *Reader) header() error {
 	if what.Version > Version {
 		return fault.New(fault.Unsupported, fmt.Sprintf("the archive has version %d, and this program reads up to %d; use a newer one", what.Version, Version))
 	}
+	if len(raw) > maxHeader {
+		return a.wrong("is longer than a header", nil)
+	}
 	if err := a.decode(raw, &a.Header); err != nil {
 		return err
 	}
 	h := a.Header
-	few := []int{h.Models, h.Assertions, h.Roles, h.Policies}
-	if slices.Min(few) < 0 || slices.Max(few) > maxModels || h.Tuples < 0 || h.Tuples > maxTuples {
+	if min(h.Models, h.Assertions, h.Roles, h.Policies, h.Tuples) < 0 || h.over() {
 		return a.wrong("counts what no archive holds", nil)
 	}
 	return nil
@@ -311,15 +347,6 @@ func (a *Reader) line() ([]byte, error) {
 		return nil, a.wrong("is not there whole: the archive is torn or damaged", err)
 	}
 	return raw, nil
-}
-
-// next reads an entry.
-func (a *Reader) next(into any) error {
-	raw, err := a.line()
-	if err != nil {
-		return err
-	}
-	return a.decode(raw, into)
 }
 
 func (a *Reader) decode(raw []byte, into any) error {
@@ -350,8 +377,12 @@ func (a *Reader) Next() (relation.Tuple, error) {
 	if a.left == 0 {
 		return relation.Tuple{}, a.finish()
 	}
+	raw, err := a.line()
+	if err != nil {
+		return relation.Tuple{}, err
+	}
 	var t relation.Tuple
-	if err := a.next(&t); err != nil {
+	if err := a.decode(raw, &t); err != nil {
 		return relation.Tuple{}, err
 	}
 	if err := t.Validate(); err != nil {

@@ -300,3 +300,41 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// TestBounds: what is no tuple is in memory together, so whatever of it is long
+// counts: names as well as texts. What a reader would not take is not written.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 3<<20)
+	line := func(v any) string {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(raw) + "\n"
+	}
+	const many = 22 // of 3 MiB
+	h := archive.Header{Format: archive.Format, Version: archive.Version, Models: many}
+	_, err := archive.NewReader(bytes.NewReader(zip(line(h) + strings.Repeat(line(archive.Model{ID: long}), many))))
+	if err == nil || !strings.Contains(fault.Public(err), "holds more beside its tuples than 64 MiB") {
+		t.Errorf("long ids are read: %v", err)
+	}
+	w, err := archive.NewWriter(io.Discard, h)
+	for range many {
+		err = errors.Join(err, w.Model(archive.Model{ID: long}))
+	}
+	if fault.KindOf(err) != fault.TooLarge {
+		t.Errorf("long ids are written: %v", err)
+	}
+	head := archive.Header{Format: archive.Format, Version: archive.Version, Store: relation.StoreID(strings.Repeat("x", 5<<10))}
+	if _, err := archive.NewReader(bytes.NewReader(zip(line(head)))); err == nil || !strings.Contains(fault.Public(err), "line 1 of the archive is longer than a header") {
+		t.Errorf("a header of 5 KiB is read: %v", err)
+	}
+	if _, err := archive.NewWriter(io.Discard, archive.Header{Models: 10_001}); fault.KindOf(err) != fault.TooLarge {
+		t.Errorf("an archive is begun that nobody can read: %v", err)
+	}
+	w, err = archive.NewWriter(io.Discard, archive.Header{Policies: 1})
+	if err := errors.Join(err, w.Policies(archive.Policies{Name: "a", Text: long + long})); fault.KindOf(err) != fault.TooLarge {
+		t.Errorf("a line is written that nobody can read: %v", err)
+	}
+}
