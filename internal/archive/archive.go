@@ -16,6 +16,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -229,7 +230,7 @@ func follows(a, b relation.Tuple) bool {
 
 // Reader reads an archive. It belongs to one goroutine. Errors have kind
 // [fault.Invalid] and say in which line; [fault.Unsupported] for a version that
-// is newer than this program.
+// is newer than this program. A [fault.Error] of what is read comes back as it is.
 type Reader struct {
 	Header     Header
 	Models     []Model
@@ -253,7 +254,7 @@ func NewReader(r io.Reader) (*Reader, error) {
 	a := &Reader{raw: bufio.NewReaderSize(r, 64<<10), sum: sha256.New()}
 	var err error
 	if a.zip, err = gzip.NewReader(a.raw); err != nil {
-		return nil, fault.Wrap(fault.Invalid, "this is no archive of a store: it is not compressed with gzip", err)
+		return nil, outside(err, fault.Wrap(fault.Invalid, "this is no archive of a store: it is not compressed with gzip", err))
 	}
 	a.zip.Multistream(false)
 	a.in = bufio.NewReaderSize(a.zip, 64<<10)
@@ -280,6 +281,7 @@ func NewReader(r io.Reader) (*Reader, error) {
 // that is in their lines at most.
 func entries[T any](a *Reader, n int, name func(*T) string) ([]T, error) {
 	var all []T
+	seen := map[string]bool{}
 	for range n {
 		raw, err := a.line()
 		if err != nil {
@@ -292,8 +294,13 @@ func entries[T any](a *Reader, n int, name func(*T) string) ([]T, error) {
 		if err := a.decode(raw, &v); err != nil {
 			return nil, err
 		}
-		if name(&v) == "" {
+		switch n := name(&v); {
+		case n == "":
 			return nil, a.wrong("is not what the header promises", nil)
+		case seen[n]:
+			return nil, a.wrong("is about what one before it is: it is there twice", nil)
+		default:
+			seen[n] = true
 		}
 		all = append(all, v)
 	}
@@ -344,7 +351,7 @@ func (a *Reader) line() ([]byte, error) {
 		raw = long
 	}
 	if err != nil {
-		return nil, a.wrong("is not there whole: the archive is torn or damaged", err)
+		return nil, outside(err, a.wrong("is not there whole: the archive is torn or damaged", err))
 	}
 	return raw, nil
 }
@@ -365,6 +372,15 @@ func (a *Reader) strict(raw []byte, into any) error {
 		return a.wrong("is not what the header promises", err)
 	}
 	return nil
+}
+
+// outside returns err if it is none of the archive's, otherwise what it means.
+func outside(err, means error) error {
+	var known *fault.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return means
 }
 
 func (a *Reader) wrong(what string, cause error) error {

@@ -8,9 +8,11 @@ import (
 	"flag"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -212,17 +214,18 @@ func TestRefused(t *testing.T) {
 		kind fault.Kind
 		text string
 	}{
-		"nothing":        {nil, fault.Invalid, "not compressed with gzip"},
-		"text":           {[]byte(text), fault.Invalid, "not compressed with gzip"},
-		"other JSON":     {zip("{}\n"), fault.Invalid, "no archive of a store"},
-		"a newer one":    {zip(strings.Replace(first, `"version":1`, `"version":2,"more":true`, 1)), fault.Unsupported, "version 2"},
-		"a strange name": {zip(strings.Replace(first, `"kind"`, `"kinds"`, 1)), fault.Invalid, "line 1 of the archive"},
-		"negative":       {zip(strings.Replace(first, `"tuples":4`, `"tuples":-4`, 1)), fault.Invalid, "line 1 of the archive counts"},
-		"a bad tuple":    {zip(strings.Replace(text, `user:*"`, `user:* "`, 1)), fault.Invalid, "line 8 of the archive holds no tuple: the user must be"},
-		"out of order":   {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[7], lines[6], lines[8], lines[9], lines[10]}, "")), fault.Invalid, "line 8 of the archive holds a tuple out of order"},
-		"twice":          {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6], lines[6], lines[8], lines[9], lines[10]}, "")), fault.Invalid, "line 8 of the archive holds a tuple out of order"},
-		"endless line":   {zip(strings.Replace(first, `"name":"`, `"name":"`+strings.Repeat("x", 5<<20), 1)), fault.Invalid, "line 1 of the archive is not there whole"},
-		"other digest":   {zip(strings.Replace(text, `{"sha256":"`, `{"sha256":"0`, 1)), fault.Invalid, "digest is another"},
+		"nothing":          {nil, fault.Invalid, "not compressed with gzip"},
+		"text":             {[]byte(text), fault.Invalid, "not compressed with gzip"},
+		"other JSON":       {zip("{}\n"), fault.Invalid, "no archive of a store"},
+		"a newer one":      {zip(strings.Replace(first, `"version":1`, `"version":2,"more":true`, 1)), fault.Unsupported, "version 2"},
+		"a strange name":   {zip(strings.Replace(first, `"kind"`, `"kinds"`, 1)), fault.Invalid, "line 1 of the archive"},
+		"negative":         {zip(strings.Replace(first, `"tuples":4`, `"tuples":-4`, 1)), fault.Invalid, "line 1 of the archive counts"},
+		"a bad tuple":      {zip(strings.Replace(text, `user:*"`, `user:* "`, 1)), fault.Invalid, "line 8 of the archive holds no tuple: the user must be"},
+		"out of order":     {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[7], lines[6], lines[8], lines[9], lines[10]}, "")), fault.Invalid, "line 8 of the archive holds a tuple out of order"},
+		"twice":            {zip(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[4], lines[5], lines[6], lines[6], lines[8], lines[9], lines[10]}, "")), fault.Invalid, "line 8 of the archive holds a tuple out of order"},
+		"assertions twice": {zip(strings.Replace(strings.Join([]string{lines[0], lines[1], lines[2], lines[3], lines[3]}, ""), `"assertions":1`, `"assertions":2`, 1)), fault.Invalid, "line 5 of the archive is about what one before it is"},
+		"endless line":     {zip(strings.Replace(first, `"name":"`, `"name":"`+strings.Repeat("x", 5<<20), 1)), fault.Invalid, "line 1 of the archive is not there whole"},
+		"other digest":     {zip(strings.Replace(text, `{"sha256":"`, `{"sha256":"0`, 1)), fault.Invalid, "digest is another"},
 	} {
 		_, _, err := whole(bytes.NewReader(c.raw))
 		if err == nil || fault.KindOf(err) != c.kind || !strings.Contains(fault.Public(err), c.text) {
@@ -315,7 +318,11 @@ func TestBounds(t *testing.T) {
 	}
 	const many = 22 // of 3 MiB
 	h := archive.Header{Format: archive.Format, Version: archive.Version, Models: many}
-	_, err := archive.NewReader(bytes.NewReader(zip(line(h) + strings.Repeat(line(archive.Model{ID: long}), many))))
+	text := line(h)
+	for i := range many {
+		text += line(archive.Model{ID: strconv.Itoa(i) + long})
+	}
+	_, err := archive.NewReader(bytes.NewReader(zip(text)))
 	if err == nil || !strings.Contains(fault.Public(err), "holds more beside its tuples than 64 MiB") {
 		t.Errorf("long ids are read: %v", err)
 	}
@@ -336,5 +343,19 @@ func TestBounds(t *testing.T) {
 	w, err = archive.NewWriter(io.Discard, archive.Header{Policies: 1})
 	if err := errors.Join(err, w.Policies(archive.Policies{Name: "a", Text: long + long})); fault.KindOf(err) != fault.TooLarge {
 		t.Errorf("a line is written that nobody can read: %v", err)
+	}
+}
+
+// TestInterrupted: what ends the reading from outside does not look like damage.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	write(t, &b)
+	over := fault.New(fault.Unavailable, "nobody waits any more")
+	for _, n := range []int{0, 100, b.Len() / 2} {
+		_, _, err := whole(io.MultiReader(bytes.NewReader(b.Bytes()[:n]), iotest.ErrReader(over)))
+		if !errors.Is(err, over) || fault.KindOf(err) != fault.Unavailable {
+			t.Errorf("after %d bytes: %v", n, err)
+		}
 	}
 }

@@ -65,7 +65,7 @@ func (e *Engine) Restore(ctx context.Context, change ledger.Change, r Restored) 
 	if named, ok := e.cfg.Application(change.Store); !ok || named != FreeApplication(change.Store) {
 		return none, 0, fault.New(fault.Denied, "only a free store can be filled from an archive")
 	}
-	records, err := r.ordered(FreeApplication(change.Store))
+	records, err := r.ordered(ctx, FreeApplication(change.Store))
 	if err != nil {
 		return none, 0, err
 	}
@@ -125,14 +125,15 @@ func detailed(d map[string]string) map[string]string {
 
 // Check reports what is wrong with all but the tuples, before anything is stored:
 // models that are not what their ids say or do not compile, none in force or two,
-// assertions of no model. The error has kind [fault.Invalid].
-func (r Restored) Check() error {
-	_, err := r.ordered(FreeApplication(""))
+// assertions of no model. The error has kind [fault.Invalid], or is ctx's: ten
+// thousand models take their time to compile.
+func (r Restored) Check(ctx context.Context) error {
+	_, err := r.ordered(ctx, FreeApplication(""))
 	return err
 }
 
 // ordered returns the models in the order in which they are to be stored.
-func (r Restored) ordered(application string) ([]ModelRecord, error) {
+func (r Restored) ordered(ctx context.Context, application string) ([]ModelRecord, error) {
 	if len(r.Models) == 0 {
 		return nil, fault.New(fault.Invalid, "the archive holds no model: nothing could answer about the store")
 	}
@@ -140,6 +141,9 @@ func (r Restored) ordered(application string) ([]ModelRecord, error) {
 	var out []ModelRecord
 	var active *ModelRecord
 	for _, rec := range r.Models {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		rec.Application = application
 		if schema.ID(rec.Source) != rec.ID {
 			return nil, fault.New(fault.Invalid, "a model of the archive is not the one that its id names: "+clipID(rec.ID))

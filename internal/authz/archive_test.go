@@ -8,6 +8,7 @@ import (
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
+	"bulwark.example/internal/schema"
 )
 
 // What a restore leaves out is bounded like what it takes: an archive of a billion
@@ -28,5 +29,21 @@ func TestRestoreWholeIsBounded(t *testing.T) {
 	_, _, _, err = w.RestoreWhole(context.Background(), nil, ledger.Change{Store: w.store}, Whole{Roles: make([]Role, MaxRoles+1)})
 	if fault.KindOf(err) != fault.Exhausted {
 		t.Errorf("roles: %v", err)
+	}
+}
+
+// Thousands of models compile for minutes: whoever does not wait for it any more
+// ends it.
+func TestCheckEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	source := "model\n  schema 1.1\ntype user\n"
+	r := Restored{Models: []ModelRecord{{ID: schema.ID(source), Source: source, Active: true}}}
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := r.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := r.Check(ctx); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("after its end: %v", err)
 	}
 }

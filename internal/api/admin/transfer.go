@@ -188,7 +188,7 @@ func restoreStore(s *server, c *call) (answer, error) {
 	if err := receive(f, c.r.Body); err != nil {
 		return answer{}, err
 	}
-	a, err := probe(f)
+	a, err := probe(c.r.Context(), f)
 	if err != nil {
 		return answer{}, err
 	}
@@ -229,8 +229,8 @@ func copyOver(f *os.File, body io.Reader) error {
 }
 
 // probe reads the archive to its end, and leaves it at its beginning.
-func probe(f *os.File) (*archive.Reader, error) {
-	a, err := rewound(f)
+func probe(ctx context.Context, f *os.File) (*archive.Reader, error) {
+	a, err := rewound(ctx, f)
 	for err == nil {
 		_, err = a.Next()
 	}
@@ -240,11 +240,29 @@ func probe(f *os.File) (*archive.Reader, error) {
 	return a, nil
 }
 
-func rewound(f *os.File) (*archive.Reader, error) {
+func rewound(ctx context.Context, f *os.File) (*archive.Reader, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, errSpool(err)
 	}
-	return archive.NewReader(f)
+	return archive.NewReader(attended{ctx, f})
+}
+
+// attended is a spool for as long as somebody waits for what is read of it: a
+// small archive may hold a thousand times its size, all of it well formed.
+type attended struct {
+	ctx context.Context
+	f   *os.File
+}
+
+func (a attended) Read(b []byte) (int, error) {
+	if err := a.ctx.Err(); err != nil {
+		return 0, fault.Wrap(fault.Unavailable, "the archive takes too long to read, or nobody waits for it any more", err)
+	}
+	n, err := a.f.Read(b)
+	if err != nil && err != io.EOF {
+		err = errSpool(err)
+	}
+	return n, err
 }
 
 // restoredOf begins the answer.
@@ -270,15 +288,15 @@ func (s *server) restoreFree(c *call, f *os.File, a *archive.Reader, name string
 	for _, as := range a.Assertions {
 		r.Assertions[as.Model] = as.Payload
 	}
-	if err := r.Check(); err != nil {
+	ctx := c.r.Context()
+	if err := r.Check(ctx); err != nil {
 		return answer{}, err
 	}
-	again, err := rewound(f)
+	again, err := rewound(ctx, f)
 	if err != nil {
 		return answer{}, err
 	}
 	r.Next = again.Next
-	ctx := c.r.Context()
 	step := c.event() // of what surrounds the restore, each an event of its own
 	step.ID, step.Time = "", s.Now()
 	g, err := s.Directory.CreateGraph(ctx, step, c.tenant, name)
@@ -333,7 +351,7 @@ func (s *server) restoreDefault(c *call, f *os.File, a *archive.Reader, name str
 	if err != nil {
 		return answer{}, err
 	}
-	again, err := rewound(f)
+	again, err := rewound(c.r.Context(), f)
 	if err != nil {
 		return answer{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,7 @@ import (
 	"bulwark.example/internal/ledger"
 	"bulwark.example/internal/relation"
 	"bulwark.example/internal/secret"
+	"bulwark.example/internal/web"
 )
 
 // moved has everything that a model can say: groups, parents, all operators,
@@ -534,3 +536,26 @@ func TestPartAnswersNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestRestoreEndsWithItsCaller: an archive is not read on once nobody waits for
+// what comes of it: a small one may hold a thousand times its size.
+func TestRestoreEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	raw := download(t, w.as("access_manager@acme"), w.filled(300, rand.New(rand.NewPCG(7, 8))))
+	ctx, cancel := context.WithCancel(context.Background())
+	body := io.MultiReader(bytes.NewReader(raw[:len(raw)-1]), leaving(cancel)) // torn, which is found at its end
+	r := httptest.NewRequestWithContext(ctx, "POST", admin.Base+"/stores/restore", body)
+	r.Header.Set("Content-Type", "application/gzip")
+	r.Header.Set("Authorization", "Bearer "+w.Token("access_manager@acme", "admin"))
+	out := httptest.NewRecorder()
+	admin.New(w.cfg).ServeHTTP(out, r)
+	if ev := w.One(out.Header().Get(web.RequestIDHeader)); ev.Reason != fault.Unavailable.String() { // not invalid
+		t.Errorf("the archive was read to its end: %s, %d %s", ev.Reason, out.Code, out.Body)
+	}
+}
+
+// leaving ends a body, and with it the caller's patience.
+type leaving context.CancelFunc
+
+func (l leaving) Read([]byte) (int, error) { l(); return 0, io.EOF }
