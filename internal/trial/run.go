@@ -83,7 +83,7 @@ func (m *memory) LoadGraph(_ context.Context, id relation.StoreID, each func(rel
 	return authz.Loaded{Revision: relation.Revision{Store: id, Rev: uint64(len(m.tuples[id]))}}, nil
 }
 
-// bench is an engine with one version and a store of tuples for each test.
+// bench is an engine with one version and stores of tuples.
 type bench struct {
 	engine *authz.Engine
 }
@@ -136,6 +136,9 @@ func (b *bench) store(ctx context.Context, file, own []Tuple) (relation.StoreID,
 		}
 	}
 	for _, t := range set {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
 		if _, err := b.engine.Write(ctx, ledger.Change{Store: id}, "", authz.Write{Writes: []relation.Tuple{t}}); err != nil {
 			return "", fault.Wrap(fault.KindOf(err), "the tuple "+t.String()+": "+fault.Public(err), err)
 		}
@@ -159,15 +162,27 @@ func (f *File) RunWith(ctx context.Context, d authz.Draft) (Outcome, error) {
 	if n := f.questions(); n > MaxQuestions {
 		return out, fault.New(fault.TooLarge, fmt.Sprintf("the tests ask %d questions; one file may ask %d", n, MaxQuestions))
 	}
+	if n := f.tuples(); n > MaxTuples {
+		return out, fault.New(fault.TooLarge, fmt.Sprintf("the tests write %d tuples, the file's again for each test with some of its own; one file may have %d", n, MaxTuples))
+	}
+	if err := ctx.Err(); err != nil {
+		return out, err
+	}
 	b, err := newBench(ctx, d)
 	if err != nil {
 		return out, about("the model", err)
 	}
+	var shared relation.StoreID // of the tests without tuples of their own
 	for _, t := range f.Tests {
 		where := "test " + t.Name
-		store, err := b.store(ctx, f.Tuples, t.Tuples)
-		if err != nil {
-			return out, about(where, err)
+		store := shared
+		if store == "" || len(t.Tuples) > 0 {
+			if store, err = b.store(ctx, f.Tuples, t.Tuples); err != nil {
+				return out, about(where, err)
+			}
+		}
+		if len(t.Tuples) == 0 {
+			shared = store
 		}
 		r := &runner{ctx: ctx, engine: b.engine, store: store, out: Tested{Name: t.Name}}
 		if err := r.run(&t); err != nil {
@@ -178,8 +193,23 @@ func (f *File) RunWith(ctx context.Context, d authz.Draft) (Outcome, error) {
 	return out, nil
 }
 
-// MaxQuestions bounds what the tests of one file ask.
-const MaxQuestions = 100_000
+// MaxQuestions bounds what the tests of one file ask, and MaxTuples what is
+// written for them.
+const (
+	MaxQuestions = 100_000
+	MaxTuples    = 200_000
+)
+
+// tuples counts what is written. It fits, as questions does.
+func (f *File) tuples() int {
+	n := len(f.Tuples)
+	for _, t := range f.Tests {
+		if len(t.Tuples) > 0 {
+			n += len(f.Tuples) + len(t.Tuples)
+		}
+	}
+	return n
+}
 
 // questions counts what the file asks. Each count is of lists in the file, so that
 // their product fits.

@@ -3,6 +3,7 @@ package trial
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,6 +34,35 @@ func TestQuestionsAreBounded(t *testing.T) {
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := ask(10, 10).Run(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody waits any more: %v", err)
+	}
+}
+
+// What is written before anything is asked is bounded like it: each test with
+// tuples of its own has them beside all of the file's.
+func TestTuplesAreBounded(t *testing.T) {
+	t.Parallel()
+	file := func(tuples, tests int, own ...Tuple) *File {
+		f := &File{Model: model}
+		for i := range tuples {
+			f.Tuples = append(f.Tuples, Tuple{User: "user:a", Relation: "viewer", Object: "document:" + strconv.Itoa(i)})
+		}
+		for range tests {
+			f.Tests = append(f.Tests, Test{Name: "x", Tuples: own, Check: []Check{{User: "user:a", Object: "document:0", Assertions: map[string]bool{"viewer": true}}}})
+		}
+		return f
+	}
+	own := Tuple{User: "user:b", Relation: "viewer", Object: "document:0"}
+	if _, err := file(500, 500, own).Run(context.Background()); fault.KindOf(err) != fault.TooLarge {
+		t.Errorf("250,000 tuples: %v", err)
+	}
+	out, err := file(500, 500).Run(context.Background()) // those that nobody changes are written once
+	if n, failed := out.Count(); err != nil || n != 500 || failed != 0 {
+		t.Errorf("%d assertions, %d failed, %v", n, failed, err)
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := file(1, 0).Run(gone); !errors.Is(err, context.Canceled) {
 		t.Errorf("nobody waits any more: %v", err)
 	}
 }
