@@ -130,11 +130,16 @@ func runImportOpenFGA(ctx context.Context, c *call) error {
 	p := progress{w: c.stderr, what: "%d tuples"}
 	m.Say = func(n int) { p.at(int64(n)) }
 	m.Trouble = func(err error) { fmt.Fprintln(c.stderr, "waiting: "+fault.Public(err)) }
+	kept := false
 	if state != "" {
-		m.Save = func(s transfer.State) error { return writeState(state, s) }
+		m.Save = func(s transfer.State) error {
+			err := writeState(state, s)
+			kept = kept || err == nil
+			return err
+		}
 	}
 	err = m.Copy(ctx)
-	if err != nil && !given && state == "" { // nobody could go on with it
+	if err != nil && !given && !kept { // nobody could go on with it
 		if end := m.To.Delete(context.WithoutCancel(ctx)); end != nil {
 			fmt.Fprintf(c.stderr, "the store %s is left in part: %s\n", m.To.ID, fault.Public(end))
 		}

@@ -18,6 +18,7 @@ type State struct {
 	Models  map[string]string `json:"models"`  // id here, by id there
 	Copied  bool              `json:"copied"`  // every tuple was read once
 	Token   string            `json:"token"`   // place in their changes; empty: from Since on
+	Skipped int               `json:"skipped"` // so far: what did not come over once does not come by going on
 }
 
 // margin is how far before their clock the changes begin: some of them may have
@@ -36,8 +37,8 @@ type Report struct {
 	Models  map[string]string `json:"models"` // id here, by id there
 	Tuples  int               `json:"tuples"` // read from there, in this run
 	Changes int               `json:"changes"`
-	Skipped int               `json:"skipped"`
-	Skips   []Skip            `json:"skips,omitempty"` // the first of them
+	Skipped int               `json:"skipped"`         // in this run and those before it
+	Skips   []Skip            `json:"skips,omitempty"` // the first of this run
 }
 
 const maxSkips = 100
@@ -66,7 +67,7 @@ func (m *Import) Copy(ctx context.Context) error {
 	if m.State.Models == nil {
 		m.State.Models = map[string]string{}
 	}
-	m.Report.Models = m.State.Models
+	m.Report.Models, m.Report.Skipped = m.State.Models, m.State.Skipped
 	if m.State.Since.IsZero() {
 		_, now, err := m.From.Info(ctx)
 		if err != nil {
@@ -109,8 +110,9 @@ func (m *Import) save() error {
 	return m.Save(m.State)
 }
 
-// copyModels writes the versions that are not here yet, the oldest first, so that
-// the newest is in force at the end, as it is there.
+// copyModels writes the versions that are newer than those here, the oldest first,
+// so that the newest is in force at the end, as it is there. One that was left out
+// is not tried again: it would be in force then.
 func (m *Import) copyModels(ctx context.Context) error {
 	list, err := m.From.models(ctx, 10_000)
 	if err != nil {
@@ -119,12 +121,12 @@ func (m *Import) copyModels(ctx context.Context) error {
 	if len(list) == 0 {
 		return fault.New(fault.Invalid, "the store "+m.From.ID+" has no model: there is nothing that could be asked about it")
 	}
-	m.newest = list[0].ID
+	newest := list[0].ID
+	if known := slices.IndexFunc(list, func(v model) bool { return m.State.Models[v.ID] != "" }); known >= 0 {
+		list = list[:known]
+	}
 	slices.Reverse(list)
 	for i, v := range list {
-		if m.State.Models[v.ID] != "" {
-			continue
-		}
 		id, err := m.To.putModel(ctx, v)
 		last := i == len(list)-1
 		if err != nil && fault.KindOf(err) == fault.Invalid && !last {
@@ -136,24 +138,31 @@ func (m *Import) copyModels(ctx context.Context) error {
 		}
 		m.State.Models[v.ID] = id
 	}
+	m.newest = newest
 	return m.save()
 }
 
-// CatchUp follows the changes up to the newest.
+// CatchUp follows the changes up to the newest, and brings over the models that
+// are newer: one may take rights away, and no change tells of it.
 func (m *Import) CatchUp(ctx context.Context) error {
+	var way circle
 	for {
 		list, next, err := m.From.changes(ctx, m.State.Token, m.State.Since)
 		if err != nil {
 			return err
 		}
 		if len(list) == 0 {
-			return nil
+			_, err := m.newerModel(ctx)
+			return err
 		}
 		if err := m.replay(ctx, list); err != nil {
 			return err
 		}
 		if next == "" || next == m.State.Token {
 			return fault.New(fault.Unavailable, m.From.host()+" does not say where its changes go on")
+		}
+		if way.closed(next) {
+			return m.From.errCircle()
 		}
 		m.State.Token = next // not that of an empty page, which may mean the beginning
 		if err := m.save(); err != nil {
@@ -202,10 +211,13 @@ func (m *Import) replay(ctx context.Context, list []change) error {
 	}
 	var writes, deletes []Key
 	for _, k := range order {
-		if c := last[k]; c.Operation == deleted {
+		switch c := last[k]; c.Operation {
+		case deleted:
 			deletes = append(deletes, k)
-		} else {
+		case written:
 			writes = append(writes, c.Key)
+		default:
+			return fault.New(fault.Unavailable, m.From.host()+" tells of a change that is neither written nor deleted: "+printable(c.Operation))
 		}
 	}
 	m.Report.Changes += len(list)
@@ -270,9 +282,8 @@ func part(keys []Key, first bool) []Key {
 	}
 }
 
-// newerModel looks whether there is a model there that explains a tuple which is
-// refused here, and brings it over. Once per tuple is enough: it is asked only
-// about the newest.
+// newerModel looks whether there is a newer model there, which may explain a
+// tuple that is refused here, and brings it over.
 func (m *Import) newerModel(ctx context.Context) (bool, error) {
 	list, err := m.From.models(ctx, 1)
 	if err != nil || len(list) == 0 || list[0].ID == m.newest {
@@ -283,6 +294,7 @@ func (m *Import) newerModel(ctx context.Context) (bool, error) {
 
 func (m *Import) skip(what string, reason error) {
 	m.Report.Skipped++
+	m.State.Skipped = m.Report.Skipped
 	if len(m.Report.Skips) < maxSkips {
 		m.Report.Skips = append(m.Report.Skips, Skip{printable(what), fault.Public(reason)})
 	}

@@ -8,6 +8,7 @@ package transfer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,8 @@ type Store struct {
 	ID    string
 	HTTP  Doer
 	Token func(context.Context) (string, error) // nil: the server wants none
+
+	Patience time.Duration // for one answer, to its end; 0: a minute
 }
 
 // Key is a tuple as OpenFGA spells it.
@@ -57,8 +60,12 @@ type Condition struct {
 	Context json.RawMessage `json:"context,omitempty"`
 }
 
-// maxAnswer bounds what is read of an answer, in bytes.
-const maxAnswer = 16 << 20
+// maxAnswer bounds what is read of an answer, in bytes, and maxModels what is
+// kept of all models.
+const (
+	maxAnswer = 16 << 20
+	maxModels = 64 << 20
+)
 
 // attempts is how often a request that may be repeated is made, and firstWait
 // the time before the second one; it doubles.
@@ -99,7 +106,9 @@ func (s *Store) once(ctx context.Context, method, path string, in, out any) (htt
 	if path != "/stores" {
 		path = "/stores/" + url.PathEscape(s.ID) + path
 	}
-	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(s.URL, "/")+path, body)
+	waits, cancel := context.WithTimeout(ctx, cmp.Or(s.Patience, time.Minute))
+	defer cancel()
+	r, err := http.NewRequestWithContext(waits, method, strings.TrimSuffix(s.URL, "/")+path, body)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, "the address of the server is not a URL", err)
 	}
@@ -122,6 +131,9 @@ func (s *Store) once(ctx context.Context, method, path string, in, out any) (htt
 	}
 	defer func() { _ = resp.Body.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if err != nil || len(raw) > maxAnswer {
 		return nil, fault.Wrap(fault.Unavailable, "an answer of "+s.host()+" did not arrive whole", err)
 	}
@@ -230,24 +242,61 @@ type model struct {
 	Conditions json.RawMessage `json:"conditions,omitempty"`
 }
 
+// circle notices a server that leads through the same pages again. It keeps one
+// token, a later one after twice as many steps: Brent's way.
+type circle struct {
+	mark        string
+	steps, most int
+}
+
+// closed reports whether the token was there before.
+func (c *circle) closed(token string) bool {
+	if token == c.mark {
+		return true
+	}
+	if c.steps++; c.steps > c.most {
+		c.mark, c.steps, c.most = token, 0, 2*c.most+1
+	}
+	return false
+}
+
+func (s *Store) errCircle() error {
+	return fault.New(fault.Unavailable, s.host()+" gives the same pages again and again")
+}
+
+// modelsPage keeps a page of models, each of which may have 256 KiB, four times
+// that in JSON, below maxAnswer.
+const modelsPage = 10
+
 // models returns the versions of the model, the newest first, at most limit.
 func (s *Store) models(ctx context.Context, limit int) ([]model, error) {
 	var all []model
+	var way circle
+	size := 0
 	for token := ""; ; {
 		var out struct {
 			Models []model `json:"authorization_models"`
 			Next   string  `json:"continuation_token"`
 		}
-		q := url.Values{"page_size": {strconv.Itoa(min(limit, 50))}}
+		q := url.Values{"page_size": {strconv.Itoa(min(limit, modelsPage))}}
 		if token != "" {
 			q.Set("continuation_token", token)
 		}
 		if err := s.ask(ctx, http.MethodGet, "/authorization-models?"+q.Encode(), nil, &out); err != nil {
 			return nil, err
 		}
+		for _, m := range out.Models {
+			size += len(m.ID) + len(m.Schema) + len(m.Types) + len(m.Conditions)
+		}
+		if size > maxModels {
+			return nil, fault.New(fault.TooLarge, s.host()+" has more models than can be kept: 64 MiB together")
+		}
 		all = append(all, out.Models...)
 		if out.Next == "" || len(out.Models) == 0 || len(all) >= limit {
 			return all[:min(limit, len(all))], nil
+		}
+		if way.closed(out.Next) {
+			return nil, s.errCircle()
 		}
 		token = out.Next
 	}
@@ -293,6 +342,7 @@ func (s *Store) read(ctx context.Context, token string) (keys []Key, next string
 
 // tuples calls each for every page of the store's tuples.
 func (s *Store) tuples(ctx context.Context, each func([]Key) error) error {
+	var way circle
 	for token := ""; ; {
 		keys, next, err := s.read(ctx, token)
 		if err != nil {
@@ -304,8 +354,8 @@ func (s *Store) tuples(ctx context.Context, each func([]Key) error) error {
 		if next == "" {
 			return nil
 		}
-		if next == token {
-			return fault.New(fault.Unavailable, s.host()+" gives the same page again and again")
+		if way.closed(next) {
+			return s.errCircle()
 		}
 		token = next
 	}
@@ -317,7 +367,10 @@ type change struct {
 	Operation string `json:"operation"`
 }
 
-const deleted = "TUPLE_OPERATION_DELETE"
+const (
+	written = "TUPLE_OPERATION_WRITE"
+	deleted = "TUPLE_OPERATION_DELETE"
+)
 
 // changes returns what came after the token, or, without one, since a time.
 func (s *Store) changes(ctx context.Context, token string, since time.Time) (list []change, next string, err error) {
