@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +71,9 @@ func runImportSpiceDB(ctx context.Context, c *call) error {
 	in, err := readSpice(schemaPath, tuplesPath)
 	if err != nil {
 		return err
+	}
+	for _, kind := range in.schema.MustEnd() {
+		in.ignored = append(in.ignored, "that relationships must end: "+kind+"; tuples here can, none has to")
 	}
 	if show {
 		return c.show(map[string]string{"model": in.schema.Model.ID(), "dsl": in.schema.Source}, func(w io.Writer) { fmt.Fprint(w, in.schema.Source) })
@@ -192,8 +197,14 @@ func (in spiceFile) validation(path string, text []byte) (spiceFile, error) {
 	if err := dec.Decode(&file); err != nil {
 		return in, fault.Wrap(fault.Invalid, path+" is no validation file: "+strings.Join(strings.Fields(err.Error()), " "), err)
 	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return in, fault.Wrap(fault.Invalid, path+" holds more than one document", err)
+	}
 	if file.Schema.Kind != yaml.ScalarNode {
 		return in, fault.New(fault.Invalid, path+" has no schema in it")
+	}
+	if k := file.Relationships.Kind; k != 0 && k != yaml.ScalarNode {
+		return in, fault.New(fault.Invalid, path+": its relationships must be a text, one a line")
 	}
 	var err error
 	if in.schema, err = spicedb.Parse(file.Schema.Value, firstLine(&file.Schema)); err != nil {
@@ -205,14 +216,17 @@ func (in spiceFile) validation(path string, text []byte) (spiceFile, error) {
 	for _, kind := range []struct{ name, want string }{{"assertTrue", "yes"}, {"assertFalse", "no"}, {"assertCaveated", "caveated"}} {
 		for _, text := range file.Assertions[kind.name] {
 			q, err := assertion(text)
+			if err == nil {
+				err = in.schema.Askable(q.Object, q.Relation, q.User)
+			}
 			if err != nil {
-				return in, inFile(path, err)
+				return in, inFile(path+": the assertion "+text, err)
 			}
 			in.expected = append(in.expected, spiceAssertion{q, text, kind.want})
 		}
 		delete(file.Assertions, kind.name)
 	}
-	for name := range file.Assertions {
+	for _, name := range slices.Sorted(maps.Keys(file.Assertions)) {
 		return in, fault.New(fault.Unsupported, path+": assertions of the kind "+name+" are not known here")
 	}
 	if len(file.Validation) > 0 {
@@ -231,7 +245,7 @@ func firstLine(n *yaml.Node) int {
 
 // assertion reads "resource:id#permission@subject:id with {...}".
 func assertion(text string) (q transfer.Question, err error) {
-	wrong := fault.New(fault.Invalid, "this is no assertion: "+text)
+	wrong := fault.New(fault.Invalid, "an assertion is resource:id#permission@subject:id, and with {...} behind it if there is a context")
 	head, context, has := strings.Cut(text, " with ")
 	object, rest, ok := strings.Cut(strings.TrimSpace(head), "#")
 	rel, user, ok2 := strings.Cut(rest, "@")

@@ -112,7 +112,7 @@ func (s *Schema) relationship(line string) (relation.Tuple, error) {
 			return t, form
 		}
 	}
-	if !id(t.Object) || !id(t.Subject) && !strings.HasSuffix(t.Subject, ":*") {
+	if _, all, _ := relation.SplitObject(t.Subject); !id(t.Object) || all != "*" && !id(t.Subject) {
 		return t, fault.New(fault.Invalid, "an id has letters, digits and / _ | - = + alone")
 	}
 	if err := t.Validate(); err != nil {
@@ -121,11 +121,65 @@ func (s *Schema) relationship(line string) (relation.Tuple, error) {
 	if err := s.Model.Validate(t); err != nil {
 		return t, err
 	}
+	return t, s.endFits(t)
+}
+
+// endFits holds the end of a tuple that the model takes to what the schema says
+// of it.
+func (s *Schema) endFits(t relation.Tuple) error {
 	typ, _, _ := relation.SplitObject(t.Object)
-	if t.Expires != 0 && !s.expiring[typ+"#"+t.Relation] {
-		return t, fault.New(fault.Invalid, typ+"#"+t.Relation+" takes no relationships that expire")
+	subject, rel := relation.SplitSubject(t.Subject)
+	kind, id, _ := relation.SplitObject(subject)
+	switch {
+	case rel != "":
+		kind += "#" + rel
+	case id == "*":
+		kind += ":*"
 	}
-	return t, nil
+	if t.Condition != "" {
+		kind += " with " + t.Condition
+	}
+	switch may := s.ends[typ+"#"+t.Relation+" "+kind]; {
+	case t.Expires != 0 && !may.with:
+		return fault.New(fault.Invalid, typ+"#"+t.Relation+" takes no "+kind+" that expires")
+	case t.Expires == 0 && !may.without:
+		return fault.New(fault.Invalid, typ+"#"+t.Relation+" takes "+kind+" with an expiration alone")
+	}
+	return nil
+}
+
+// MustEnd names the relations with the subjects whose relationships must end in
+// SpiceDB, as "type#relation subject": of tuples nothing requires it.
+func (s *Schema) MustEnd() []string {
+	var all []string
+	for kind, may := range s.ends {
+		if !may.without {
+			all = append(all, kind)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Askable reports why a question is not about what the schema defines: an answer
+// to it would say nothing. The error has kind [fault.Invalid].
+func (s *Schema) Askable(object, relationName, subject string) error {
+	whose, userset := relation.SplitSubject(subject)
+	for _, part := range []struct{ object, relation string }{{object, relationName}, {whose, userset}} {
+		typ, _, ok := relation.SplitObject(part.object)
+		switch {
+		case !ok:
+			return fault.New(fault.Invalid, "a question is resource:id#permission@subject:id")
+		case !s.Model.HasType(typ):
+			return fault.New(fault.Invalid, "there is no definition of "+typ)
+		case part.relation == "":
+			continue
+		}
+		if _, ok := s.Model.Relation(typ, part.relation); !ok {
+			return fault.New(fault.Invalid, typ+" has no relation or permission "+part.relation)
+		}
+	}
+	return nil
 }
 
 // id reports whether the id of an object, or of that of a userset, is one of

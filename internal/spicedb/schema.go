@@ -67,9 +67,12 @@ type Schema struct {
 	Source string        // in the OpenFGA language
 	Model  *schema.Model // of Source
 
-	expiring map[string]bool // "type#relation" whose relationships may end
-	first    int
+	ends map[string]ends // by "type#relation subject", the subject as the model has it
 }
+
+// ends say whether relationships of one kind may end, and whether they may not:
+// in SpiceDB one that says "with expiration" alone must.
+type ends struct{ with, without bool }
 
 // definition is one type of the schema.
 type definition struct {
@@ -88,7 +91,7 @@ type reader struct {
 	caveats map[string]*node
 	named   []string // the caveats in order
 	out     strings.Builder
-	ends    map[string]bool
+	ends    map[string]ends
 }
 
 // Parse reads a schema. first is the number of its first line in the file, for
@@ -104,7 +107,7 @@ func Parse(text string, first int) (s *Schema, err error) {
 			s, err = nil, fault.Wrap(fault.Invalid, "the schema cannot be read: its syntax is broken", fmt.Errorf("%v", p))
 		}
 	}()
-	r := &reader{text: text, first: first, defs: map[string]*definition{}, caveats: map[string]*node{}, ends: map[string]bool{}}
+	r := &reader{text: text, first: first, defs: map[string]*definition{}, caveats: map[string]*node{}, ends: map[string]ends{}}
 	if at := tooDeep(text); at >= 0 {
 		return nil, fault.New(fault.Invalid, fmt.Sprintf("line %d: parentheses stand more than %d deep", r.lineAt(at), maxNesting))
 	}
@@ -118,7 +121,7 @@ func Parse(text string, first int) (s *Schema, err error) {
 	if err := r.write(); err != nil {
 		return nil, err
 	}
-	s = &Schema{Source: r.out.String(), expiring: r.ends, first: first}
+	s = &Schema{Source: r.out.String(), ends: r.ends}
 	if s.Model, err = schema.Parse(s.Source); err != nil {
 		return nil, fault.Wrap(fault.Unsupported, "the schema's translation is no model of OpenFGA: "+fault.Public(err), err)
 	}
@@ -345,12 +348,16 @@ func (r *reader) subjects(d *definition, rel string, types *node) (string, error
 			}
 			text += " with " + caveat
 		}
+		end := r.ends[d.name+"#"+rel+" "+text]
 		if t := n.below[dslshape.NodeSpecificReferencePredicateTrait]; len(t) > 0 {
 			if trait := t[0].text[dslshape.NodeTraitPredicateTrait]; trait != "expiration" {
 				return "", r.wrong(fault.Unsupported, n, "the trait %s is not known here", trait)
 			}
-			r.ends[d.name+"#"+rel] = true // our tuples can end whatever the model says
+			end.with = true // our tuples can end whatever the model says
+		} else {
+			end.without = true
 		}
+		r.ends[d.name+"#"+rel+" "+text] = end
 		if !slices.Contains(out, text) {
 			out = append(out, text)
 		}

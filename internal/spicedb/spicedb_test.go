@@ -40,6 +40,7 @@ definition document {
 	relation owner: user
 	relation writer: user | acme/group#member with on_tuesday | user with expiration | user with on_tuesday and expiration
 	relation banned: acme/group#... | user
+	relation ending: user with expiration | user with on_tuesday
 	// comment
 	permission edit = owner + writer
 	permission view: user = (edit + parent->view + parent.any(viewer)) - banned
@@ -70,6 +71,7 @@ type document
     define owner: [user]
     define writer: [user, acme/group#member with on_tuesday, user with on_tuesday]
     define banned: [acme/group, user]
+    define ending: [user, user with on_tuesday]
     define edit: owner or writer
     define view: (edit or view from parent or viewer from parent) but not banned
     define both: edit and view
@@ -89,6 +91,9 @@ func TestTranslation(t *testing.T) {
 	}
 	if d := cmp.Diff(translated, s.Source); d != "" {
 		t.Errorf("the schema is translated otherwise:\n%s", d)
+	}
+	if d := cmp.Diff([]string{"document#ending user", "document#writer user with on_tuesday"}, s.MustEnd()); d != "" {
+		t.Errorf("other relationships must end:\n%s", d)
 	}
 }
 
@@ -175,7 +180,7 @@ func TestRelationships(t *testing.T) {
 		document:a#writer@user:a[expiration:2030-01-31T12:00:00Z]
 		document:a#writer@user:b[on_tuesday:{"day": "]", "limit": [1, [2]]}][expiration:2030-01-31T13:00:00+01:00]
 		document:a#writer@acme/group:g#member[on_tuesday]
-		document:a#writer@user:c[on_tuesday:{}]
+		document:a#ending@user:c[on_tuesday:{}]
 		acme/group:g#member@user:b
 	`), 1)
 	if err != nil {
@@ -186,42 +191,71 @@ func TestRelationships(t *testing.T) {
 		{Object: "acme/group:g", Relation: "member", Subject: "user:*"},
 		{Object: "acme/group:g", Relation: "member", Subject: "user:b"},
 		{Object: "document:a", Relation: "banned", Subject: "acme/group:g"},
+		{Object: "document:a", Relation: "ending", Subject: "user:c", Condition: "on_tuesday"},
 		{Object: "document:a", Relation: "writer", Subject: "acme/group:g#member", Condition: "on_tuesday"},
 		{Object: "document:a", Relation: "writer", Subject: "user:a", Expires: end},
 		{Object: "document:a", Relation: "writer", Subject: "user:b", Condition: "on_tuesday", Context: `{"day":"]","limit":[1,[2]]}`, Expires: end},
-		{Object: "document:a", Relation: "writer", Subject: "user:c", Condition: "on_tuesday"},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
 	for line, says := range map[string]string{
-		"document:a#owner":                                               "this is no relationship",
-		"document:a@user:a":                                              "this is no relationship",
-		"document:a#owner@user:a[":                                       "this is no relationship",
-		"document:a#owner@user:ä":                                        "an id has letters",
-		"document:a#writer@user:a[on_tuesday][x]":                        "this is no relationship",
-		"document:a#writer@user:a[]":                                     "this is no relationship",
-		"document:a#writer@user:a[on_tuesday] x":                         "this is no relationship",
-		"document:a#writer@user:a[on_tuesday:[]]":                        "must be a JSON object",
-		"document:a#writer@user:a[on_tuesday:{}{}]":                      "must be a JSON object",
-		"document:a#owner@user:a[on_tuesday]":                            "document#owner does not accept user with on_tuesday",
-		"document:a#view@user:a":                                         "is computed from other relations",
-		"document:a#none@user:a":                                         "has no relation none",
-		"paper:a#view@user:a":                                            "no type paper",
-		"document:a#owner@user:*":                                        "does not accept user:*",
-		"document:a#owner@user:a[expiration:2030-01-01T]":                "like [expiration:2030-01-31T12:00:00Z]",
-		"document:a#owner@user:a[expiration:9999-01-01T00:00:00Z]":       "like [expiration:2030-01-31T12:00:00Z]",
-		"document:a#owner@user:a[expiration:2030-01-31T12:00:00Z]":       "takes no relationships that expire",
-		"document:a#owner@user:a]":                                       "an id has letters",
-		"document:*#owner@user:a":                                        "an id has letters",
-		"document:a#owner@user:a b":                                      "an id has letters",
-		"document:" + strings.Repeat("a", 300) + "#owner@user:a":         "the object must be",
-		strings.Repeat("x", 70_000):                                      "too long",
-		"document:b#writer@user:a\ndocument:b#writer@user:a[on_tuesday]": "line 8 says otherwise than line 7",
+		"document:a#owner":                                                      "this is no relationship",
+		"document:a@user:a":                                                     "this is no relationship",
+		"document:a#owner@user:a[":                                              "this is no relationship",
+		"document:a#owner@user:ä":                                               "an id has letters",
+		"document:a#writer@user:a[on_tuesday][x]":                               "this is no relationship",
+		"document:a#writer@user:a[]":                                            "this is no relationship",
+		"document:a#writer@user:a[on_tuesday] x":                                "this is no relationship",
+		"document:a#writer@user:a[on_tuesday:[]]":                               "must be a JSON object",
+		"document:a#writer@user:a[on_tuesday:{}{}]":                             "must be a JSON object",
+		"document:a#owner@user:a[on_tuesday]":                                   "document#owner does not accept user with on_tuesday",
+		"document:a#view@user:a":                                                "is computed from other relations",
+		"document:a#none@user:a":                                                "has no relation none",
+		"paper:a#view@user:a":                                                   "no type paper",
+		"document:a#owner@user:*":                                               "does not accept user:*",
+		"document:a#owner@user:a[expiration:2030-01-01T]":                       "like [expiration:2030-01-31T12:00:00Z]",
+		"document:a#owner@user:a[expiration:9999-01-01T00:00:00Z]":              "like [expiration:2030-01-31T12:00:00Z]",
+		"document:a#owner@user:a[expiration:2030-01-31T12:00:00Z]":              "document#owner takes no user that expires",
+		"document:a#owner@user:a:*":                                             "an id has letters",
+		"document:a#ending@user:a":                                              "document#ending takes user with an expiration alone",
+		"document:a#ending@user:a[on_tuesday][expiration:2030-01-31T12:00:00Z]": "takes no user with on_tuesday that expires",
+		"document:a#writer@acme/group:g#member[on_tuesday][expiration:2030-01-31T12:00:00Z]": "takes no acme/group#member with on_tuesday that expires",
+		"document:a#owner@user:a]":                               "an id has letters",
+		"document:*#owner@user:a":                                "an id has letters",
+		"document:a#owner@user:a b":                              "an id has letters",
+		"document:" + strings.Repeat("a", 300) + "#owner@user:a": "the object must be",
+		strings.Repeat("x", 70_000):                              "too long",
+		"document:b#writer@user:a\ndocument:b#writer@user:a[expiration:2030-01-31T12:00:00Z]": "line 8 says otherwise than line 7",
 	} {
 		_, err := s.Relationships(strings.NewReader("\n"+line), 6)
 		if err == nil || fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.Public(err), says) || !strings.Contains(fault.Public(err), "line ") {
 			t.Errorf("%.80s: %v", line, err)
+		}
+	}
+}
+
+// TestAskable: a question is about what the schema defines, or it is a slip.
+func TestAskable(t *testing.T) {
+	t.Parallel()
+	s, err := spicedb.Parse(everything, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for question, says := range map[[3]string]string{
+		{"document:a", "view", "user:b"}:                  "",
+		{"document:a", "view", "acme/group:b#member"}:     "",
+		{"document:a", "view", "user:*"}:                  "",
+		{"document:a", "veiw", "user:b"}:                  "document has no relation or permission veiw",
+		{"documnt:a", "view", "user:b"}:                   "there is no definition of documnt",
+		{"document:a", "view", "usr:b"}:                   "there is no definition of usr",
+		{"document:a", "view", "acme/group:b#membership"}: "acme/group has no relation or permission membership",
+		{"document", "view", "user:b"}:                    "resource:id",
+		{"document:a", "view", "user"}:                    "resource:id",
+	} {
+		err := s.Askable(question[0], question[1], question[2])
+		if (err == nil) != (says == "") || err != nil && !strings.Contains(fault.Public(err), says) {
+			t.Errorf("%s: %v", question, err)
 		}
 	}
 }
