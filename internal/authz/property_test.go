@@ -303,7 +303,7 @@ func provesPath(rt *rapid.T, g *refGraph, q relation.Tuple, d Decision, at, rel 
 			}
 			return
 		}
-		if g.counts(grant.Tuple) != yes || !slices.Contains(g.tuples, grant.Tuple) || !g.valid(grant.Tuple) || grant.Tuple.Object != at {
+		if g.counts(grant.Tuple.Tuple) != yes || !slices.Contains(g.tuples, grant.Tuple.Tuple) || !g.valid(grant.Tuple.Tuple) || grant.Tuple.Object != at {
 			rt.Fatalf("%s: there is no valid tuple %s\n%s", q, grant.Tuple, d.Trace)
 		}
 		switch grant.Reason {

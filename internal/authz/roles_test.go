@@ -255,8 +255,8 @@ func TestExclusiveRolesExplained(t *testing.T) {
 	}
 	want := &Overlap{Set: "four-eyes", Object: "change:1", Subject: "user:a", Relations: []string{"requester", "approver"}, Paths: [][]Grant{
 		{
-			{Object: "change:1", Relation: "requester", Reason: reasonUserset, Tuple: tuple("change:1#requester@team:x#member")},
-			{Object: "team:x", Relation: "member", Reason: reasonTuple, Tuple: tuple("team:x#member@user:a")},
+			{Object: "change:1", Relation: "requester", Reason: reasonUserset, Tuple: tracedTuple{tuple("change:1#requester@team:x#member")}},
+			{Object: "team:x", Relation: "member", Reason: reasonTuple, Tuple: tracedTuple{tuple("team:x#member@user:a")}},
 		},
 		d.Trace.Overlap.Paths[1],
 	}}

@@ -1,7 +1,10 @@
 package authz
 
 import (
+	"bytes"
+	"encoding/json"
 	"slices"
+	"time"
 
 	"bulwark.example/internal/relation"
 )
@@ -31,10 +34,48 @@ type Grant struct {
 	Relation   string         `json:"relation"`
 	Includes   []string       `json:"includes,omitempty"` // the relations that Relation takes over, down to the one that grants
 	Reason     Reason         `json:"reason"`
-	Tuple      relation.Tuple `json:"tuple,omitzero"`       // none when the reason is "itself", "all" or "except"
+	Tuple      tracedTuple    `json:"tuple,omitzero"`       // none when the reason is "itself", "all" or "except"
 	Contextual bool           `json:"contextual,omitempty"` // the tuple came with the question
 	Inputs     map[string]any `json:"inputs,omitempty"`     // what the tuple's condition read
 	Operands   []Operand      `json:"operands,omitempty"`   // of "all" and "except"
+}
+
+// tracedTuple is a tuple that has the JSON form of the APIs: its end as a time of
+// RFC 3339, its context as an object.
+type tracedTuple struct{ relation.Tuple }
+
+// tupleText takes the place of members of a tuple.
+type tupleText struct {
+	*relation.Tuple
+	Context json.RawMessage `json:"context,omitempty"`
+	Expires time.Time       `json:"expires,omitzero"`
+}
+
+func (t tracedTuple) MarshalJSON() ([]byte, error) {
+	out := tupleText{Tuple: &t.Tuple, Context: json.RawMessage(t.Context)}
+	if t.Expires != 0 {
+		out.Expires = time.Unix(0, t.Expires).UTC()
+	}
+	return json.Marshal(out)
+}
+
+func (t *tracedTuple) UnmarshalJSON(raw []byte) error {
+	*t = tracedTuple{}
+	in := tupleText{Tuple: &t.Tuple}
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return err
+	}
+	if !in.Expires.IsZero() {
+		t.Expires = in.Expires.UnixNano()
+	}
+	var b bytes.Buffer
+	if len(in.Context) > 0 {
+		if err := json.Compact(&b, in.Context); err != nil {
+			return err
+		}
+	}
+	t.Context = b.String()
+	return nil
 }
 
 // Operand is one side of an "and" or "but not".

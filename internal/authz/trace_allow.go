@@ -51,9 +51,9 @@ func (w *tracer) path(f *frame) []Grant {
 // stand completes a grant with its tuple, looked up for what guards it.
 func (w *tracer) stand(g *Grant, reason Reason, st *step, subject string, _ uint32) {
 	g.Reason = reason
-	g.Tuple = relation.Tuple{Object: g.Object, Relation: st.relName, Subject: subject}
+	g.Tuple = tracedTuple{relation.Tuple{Object: g.Object, Relation: st.relName, Subject: subject}}
 	if w.ev.over != nil {
-		g.Contextual = slices.ContainsFunc(w.q.Contextual, func(t relation.Tuple) bool { return t.Key() == g.Tuple })
+		g.Contextual = slices.ContainsFunc(w.q.Contextual, func(t relation.Tuple) bool { return t.Key() == g.Tuple.Tuple })
 	}
 	object, _ := relation.SplitSubject(subject)
 	word := w.ev.find(object)

@@ -8,8 +8,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"bulwark.example/internal/ledger"
+	"bulwark.example/internal/relation"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -73,6 +77,40 @@ func TestTrace(t *testing.T) {
 	}
 	if d, _ := w.Check(context.Background(), Query{Store: w.store, Object: "document:deep", Relation: "can_view", Subject: "user:alice"}); d.Trace != nil {
 		t.Error("a trace that nobody asked for")
+	}
+}
+
+// In JSON a tuple's end is a time and its context an object, as in the APIs, and
+// neither loses anything.
+func TestTraceOfGuardedTuple(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t, "model\n  schema 1.1\ntype user\ntype doc\n  relations\n    define viewer: [user with paid]\ncondition paid(plan: string, due: int) {\n  plan == \"<&>\" && due == 0\n}\n")
+	stored := tuple("doc:a#viewer@user:a")
+	stored.Condition, stored.Context = "paid", `{"plan":"\u003c\u0026\u003e"}`
+	stored.Expires = time.Date(2100, 2, 3, 4, 5, 6, 7, time.UTC).UnixNano()
+	if _, err := w.Write(ctx, ledger.Change{Store: w.store}, "", Write{Writes: []relation.Tuple{stored}}); err != nil {
+		t.Fatal(err)
+	}
+	q := Query{Store: w.store, Object: "doc:a", Relation: "viewer", Subject: "user:a", Explain: true}
+	q.Context = map[string]any{"due": 0.0}
+	d, err := w.Check(ctx, q)
+	if err != nil || !d.Allowed || d.Trace.Path[0].Tuple.Tuple != stored {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	b, err := json.MarshalIndent(d.Trace.Path, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "trace_guarded.json.golden", string(b)+"\n")
+	var back []Grant
+	if err := json.Unmarshal(b, &back); err != nil || len(back) != 1 || back[0].Tuple.Tuple != stored {
+		t.Errorf("JSON loses something: %+v, %v", back, err)
+	}
+	for _, bad := range []string{`{"expires":4102444800}`, `{"expires":"tomorrow"}`, `{"context":`, `[]`} {
+		if err := json.Unmarshal([]byte(bad), new(tracedTuple)); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
 	}
 }
 
