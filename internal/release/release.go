@@ -86,10 +86,10 @@ func (r *Release) Open() bool { return r.Approved.By == "" && r.Refused.By == ""
 // Store keeps releases. Every method is safe for concurrent use.
 type Store interface {
 	LoadReleases(context.Context) ([]Release, error)
-	// PutRelease stores the content and the release, new or known, in one
-	// transaction; the change must be the platform's. All of it is delivered
-	// before it returns.
-	PutRelease(context.Context, ledger.Change, Release, authz.Content) error
+	// PutRelease stores the content and the release, new or known, and forgets
+	// others of its application by their ids, known or not, in one transaction; the
+	// change must be the platform's. All of it is delivered before it returns.
+	PutRelease(ctx context.Context, change ledger.Change, r Release, c authz.Content, forget ...string) error
 }
 
 // Config says what a [Registry] works with. All fields but Fits are required.
@@ -104,6 +104,10 @@ type Config struct {
 
 // maxOpen bounds the releases of one application that wait for a word.
 const maxOpen = 64
+
+// maxRefused bounds the refused releases of one application that are kept, each
+// with its tests. Who refused what stays in the audit log.
+const maxRefused = 32
 
 // Registry knows the releases of all applications. It is safe for concurrent use.
 type Registry struct {
@@ -131,10 +135,17 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	return g, nil
 }
 
-// Apply takes one committed change over; other kinds do nothing. The error has
-// kind [fault.Integrity].
+// Apply takes one committed change over, without a payload that a release is
+// forgotten; other kinds do nothing. The error has kind [fault.Integrity].
 func (g *Registry) Apply(kind, key string, payload []byte) error {
 	if kind != KindRelease {
+		return nil
+	}
+	if payload == nil {
+		application, id, _ := strings.Cut(key, "/")
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.all[application], id)
 		return nil
 	}
 	var r Release
@@ -367,6 +378,7 @@ func (g *Registry) Approve(ctx context.Context, change ledger.Change, applicatio
 // own withdrawal, or the end of an approval, which otherwise could be used as long
 // as nothing else comes into force, and again after a roll-back. Kinds as
 // [Registry.Approve]'s; [fault.Conflict] for what is in force, which is rolled back.
+// Of those refused before, the oldest beyond a bound are forgotten.
 func (g *Registry) Refuse(ctx context.Context, change ledger.Change, application, digest, by string) (Release, error) {
 	return g.word(ctx, change, application, digest, func(r *Release) error {
 		now, _ := g.cfg.Engine.Rollout(application)
@@ -379,6 +391,26 @@ func (g *Registry) Refuse(ctx context.Context, change ledger.Change, application
 		r.Refused = Mark{by, g.cfg.Now().UTC()}
 		return nil
 	})
+}
+
+// surplus returns the ids of the refused releases that another one has no room
+// beside. One that a roll-back has brought back or can bring back stays: its tests
+// hold the next release.
+func (g *Registry) surplus(application string) (ids []string) {
+	now, _ := g.cfg.Engine.Rollout(application)
+	refused := slices.DeleteFunc(g.List(application), func(r Release) bool {
+		return r.Refused.By == "" || r.ID == now.Current.Release || now.Previous != nil && r.ID == now.Previous.Release
+	})
+	slices.SortFunc(refused, func(a, b Release) int {
+		if c := b.Refused.At.Compare(a.Refused.At); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	for i := maxRefused - 1; i < len(refused); i++ {
+		ids = append(ids, refused[i].ID)
+	}
+	return ids
 }
 
 var errSaid = fault.New(fault.Conflict, "the release was approved or refused already")
@@ -396,7 +428,11 @@ func (g *Registry) word(ctx context.Context, change ledger.Change, application, 
 	if err := say(&r); err != nil {
 		return r, err
 	}
-	return r, g.cfg.Store.PutRelease(ctx, change, r, authz.Content{})
+	var forget []string
+	if r.Refused.By != "" {
+		forget = g.surplus(application)
+	}
+	return r, g.cfg.Store.PutRelease(ctx, change, r, authz.Content{}, forget...)
 }
 
 // Activate puts an approved release in force: for the stores, beside those that

@@ -137,7 +137,6 @@ func TestDamagedRelease(t *testing.T) {
 		"edited":        {"docs/" + r.ID, raw(edited)},
 		"another's key": {"mail/" + r.ID, raw(r)},
 		"no JSON":       {"docs/" + r.ID, []byte("{")},
-		"a deletion":    {"docs/" + r.ID, nil},
 	} {
 		g := &Registry{all: map[string]map[string]Release{}}
 		if err := g.Apply(KindRelease, e.key, e.payload); fault.KindOf(err) != fault.Integrity {
@@ -145,6 +144,15 @@ func TestDamagedRelease(t *testing.T) {
 		}
 		if len(g.List("docs")) != 0 {
 			t.Errorf("%s: it is known", what)
+		}
+	}
+	g := &Registry{all: map[string]map[string]Release{}}
+	if err := g.Apply(KindRelease, "docs/"+r.ID, raw(r)); err != nil || len(g.List("docs")) != 1 {
+		t.Errorf("a sound one: %v", err)
+	}
+	for i, key := range []string{"mail/" + r.ID, "docs", "docs/" + r.ID} {
+		if err := g.Apply(KindRelease, key, nil); err != nil || len(g.List("docs")) != 1-i/2 {
+			t.Errorf("%s is forgotten: %v, %d are known", key, err, len(g.List("docs")))
 		}
 	}
 	if err := (&Registry{}).Apply("model", "docs/x", nil); err != nil {
@@ -160,7 +168,7 @@ type stored [1]Release
 
 func (s stored) LoadReleases(context.Context) ([]Release, error) { return s[:], nil }
 
-func (stored) PutRelease(context.Context, ledger.Change, Release, authz.Content) error {
+func (stored) PutRelease(context.Context, ledger.Change, Release, authz.Content, ...string) error {
 	return fault.New(fault.Unsupported, "it takes none")
 }
 

@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -280,6 +281,65 @@ func TestApprovalEnds(t *testing.T) {
 	}
 	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
 	wantKind(t, err, fault.Denied) // the old approval is not the new one's
+}
+
+// Of refused releases the newest 32 stay, here and in a new process; what is in
+// force, or can be brought back, stays whatever became of its record.
+func TestRefusedAreBounded(t *testing.T) {
+	t.Parallel()
+	const most = 32
+	ctx := context.Background()
+	w := newWorld(t)
+	change := w.changeOf(w.Platform.System)
+	change.Event.Tenant = tenant.Platform
+	propose := func(name string) string {
+		t.Helper()
+		tests := slices.Clone(holds)
+		tests[0].Name = name
+		plan, err := w.Releases.Propose(ctx, change, "docs", release.Proposal{Draft: authz.Draft{Model: guardtest.Docs}, Tests: tests}, "user:a")
+		must(t, err)
+		return plan.Release.ID
+	}
+	refuse := func(id string) {
+		t.Helper()
+		_, err := w.Releases.Refuse(ctx, change, "docs", id, "user:b")
+		must(t, err)
+	}
+	var force [2]string
+	for i, name := range []string{"before", "now"} {
+		force[i] = propose(name)
+		_, err := w.Releases.Approve(ctx, change, "docs", force[i], "user:b")
+		must(t, err)
+		_, err = w.Releases.Activate(ctx, change, "docs", force[i], nil)
+		must(t, err)
+	}
+	refuse(force[0]) // nobody activates it again; a roll-back still brings it back
+	var refused []string
+	for i := range most + 2 {
+		refused = append(refused, propose(strconv.Itoa(i)))
+		refuse(refused[i])
+	}
+	open := propose("open")
+	again, err := release.Open(ctx, release.Config{Store: w.Store.Releases(), Engine: w.Authz, Now: w.Now})
+	must(t, err)
+	want := append([]string{force[0], force[1], open}, refused[2:]...)
+	slices.Sort(want)
+	for what, g := range map[string]*release.Registry{"here": w.Releases, "a new process": again} {
+		var got []string
+		for _, r := range g.List("docs") {
+			got = append(got, r.ID)
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s knows (-want +got):\n%s", what, diff)
+		}
+	}
+	_, err = w.Releases.RollBack(ctx, change, "docs")
+	must(t, err)
+	refuse(propose("after"))
+	if tests := w.Releases.Tests("docs", authz.Version{Release: force[0]}); len(tests) != 1 || tests[0].Name != "before" {
+		t.Errorf("the tests in force are %+v", tests)
+	}
 }
 
 // Nobody who goes back waits for the tests of another's proposal, and what is

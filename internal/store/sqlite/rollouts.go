@@ -102,7 +102,7 @@ func (r releaseStore) LoadReleases(ctx context.Context) ([]release.Release, erro
 }
 
 // PutRelease implements release.Store.
-func (r releaseStore) PutRelease(ctx context.Context, change ledger.Change, rel release.Release, c authz.Content) error {
+func (r releaseStore) PutRelease(ctx context.Context, change ledger.Change, rel release.Release, c authz.Content, forget ...string) error {
 	payload, err := json.Marshal(rel)
 	if err != nil {
 		return fault.Wrap(fault.Internal, "a release does not encode", err)
@@ -117,6 +117,15 @@ func (r releaseStore) PutRelease(ctx context.Context, change ledger.Change, rel 
 			return translate(err, "the release")
 		}
 		t.put(release.KindRelease, store.Put, rel.Application+"/"+rel.ID, payload)
+		for _, id := range forget {
+			n, err := t.exec("DELETE FROM releases WHERE application = ? AND id = ?", rel.Application, id)
+			if err != nil {
+				return translate(err, "the release")
+			}
+			if n > 0 {
+				t.put(release.KindRelease, store.Delete, rel.Application+"/"+id, nil)
+			}
+		}
 		return nil
 	})
 	return err

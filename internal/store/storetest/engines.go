@@ -298,6 +298,19 @@ func testReleases(t *testing.T, open Open) {
 	}
 	w.kind("no id", w.Releases().PutRelease(w.ctx, change, release.Release{Application: "docs"}, authz.Content{}), fault.Invalid)
 	check(r)
+	second, mail := r, r
+	second.ID, mail.Application = "s", "mail"
+	w.ok(w.Releases().PutRelease(w.ctx, change, mail, authz.Content{}))
+	w.ok(w.Releases().PutRelease(w.ctx, change, second, authz.Content{}, "r", "absent"))
+	check(second, mail)
+	logged, err = w.Changes(w.ctx, w.platform.System, w.head(w.platform.System)-1, 1)
+	w.ok(err)
+	payload, err = json.Marshal(second)
+	w.ok(err)
+	want := []store.Entry{{Kind: release.KindRelease, Op: store.Put, Key: "docs/s", Payload: payload}, {Kind: release.KindRelease, Op: store.Delete, Key: "docs/r"}}
+	if diff := gocmp.Diff(want, logged[0].Entries); diff != "" {
+		t.Errorf("what was forgotten was logged otherwise (-want +got):\n%s", diff)
+	}
 }
 
 func tuple(n string) relation.Tuple {
