@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -323,6 +324,36 @@ func TestOwnPoliciesRefused(t *testing.T) {
 	}
 	if w.stores.get(w.store).snap.Load() != nil {
 		t.Error("the store answers on after policies that cannot be read")
+	}
+}
+
+// Policies that cannot be taken over while their store is being loaded are not
+// lost: what was read before them does not answer.
+func TestOwnPoliciesUnderALoad(t *testing.T) {
+	t.Parallel()
+	w, _ := ownWorld(t)
+	var once sync.Once
+	w.db.onLoad = func() {
+		once.Do(func() {
+			w.db.mu.Lock()
+			w.db.own = map[relation.StoreID]*OwnPolicies{w.store: {
+				Store: w.store, ID: "x", Files: []PolicyFile{{"t.cedar", `forbid (principal, action, resource);`}},
+			}}
+			w.db.revs[w.store]++
+			rev := w.db.revs[w.store]
+			w.db.mu.Unlock()
+			if err := w.ApplyEntry(KindOwnPolicies, string(w.store), []byte("{")); fault.KindOf(err) != fault.Integrity {
+				t.Errorf("an entry that cannot be read: %v", err)
+			}
+			w.Apply(w.store, rev, nil, nil)
+		})
+	}
+	d, err := w.ask(t, "document:roadmap#can_view@user:alice")
+	if err != nil || d.Allowed || len(d.Trace.Policies) == 0 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if s := w.Stats(); s.Loads != 2 || s.Resyncs != 1 {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -281,6 +282,114 @@ func TestApprovalEnds(t *testing.T) {
 	}
 	_, err = author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{})
 	wantKind(t, err, fault.Denied) // the old approval is not the new one's
+}
+
+// Who activates goes by what stood when they looked: of two who do at once the one
+// that comes last loses, and so does who comes after a roll-back.
+func TestActivatesWhatItSaw(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	source := guardtest.Docs + "type memo\n"
+	author := w.as("policy_author@platform")
+	r := got[admin.Release](t)(author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source, Tests: holds}))
+	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", r.ID))
+	wave := func(tenant string) {
+		t.Helper()
+		got[admin.Release](t)(author.ActivateRelease(ctx, "docs", r.ID, admin.Activation{Tenants: []string{tenant}}))
+	}
+	entered, leave := make(chan struct{}), make(chan struct{})
+	slow, err := release.Open(ctx, release.Config{Store: w.Store.Releases(), Engine: w.Authz, Now: w.Now, Fits: func(authz.Draft) error {
+		entered <- struct{}{}
+		<-leave
+		return nil
+	}})
+	must(t, err)
+	change := w.changeOf(w.Platform.System)
+	change.Event.Tenant = tenant.Platform
+	for what, meanwhile := range map[string]func(){
+		"another's activation": func() { wave("globex") },
+		"a roll-back":          func() { wave("globex"); got[admin.Application](t)(author.RollBack(ctx, "docs")) },
+	} {
+		activated := make(chan error)
+		go func() {
+			_, err := slow.Activate(ctx, change, "docs", r.ID, nil)
+			activated <- err
+		}()
+		<-entered // it has looked
+		meanwhile()
+		stood, _ := w.Authz.Rollout("docs")
+		leave <- struct{}{}
+		wantKind(t, <-activated, fault.Conflict)
+		if now, _ := w.Authz.Rollout("docs"); !cmp.Equal(now, stood) {
+			t.Errorf("after %s, what stands changed:\n%s", what, cmp.Diff(stood, now))
+		}
+		if stood.Next != nil {
+			got[admin.Application](t)(author.RollBack(ctx, "docs"))
+		}
+	}
+}
+
+// The text of a model is what was signed: its id, a shorter hash, is not enough.
+func TestActivatesWhatWasSigned(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	change := w.changeOf(w.Platform.System)
+	change.Event.Tenant = tenant.Platform
+	plan, err := w.Releases.Plan(ctx, "docs", release.Proposal{Draft: authz.Draft{Model: guardtest.Docs + "type memo\n"}, Tests: holds})
+	must(t, err)
+	signed := func(sum string) error {
+		t.Helper()
+		r := plan.Release
+		r.ModelSum = sum
+		r.ID, err = r.Digest()
+		must(t, err)
+		r.Version.Release = r.ID
+		r.Proposed, r.Approved = release.Mark{By: "user:a", At: w.Now().UTC()}, release.Mark{By: "user:b", At: w.Now().UTC()}
+		must(t, w.Store.Releases().PutRelease(ctx, change, r, plan.Content))
+		_, err := w.Releases.Activate(ctx, change, "docs", r.ID, nil)
+		return err
+	}
+	before, _ := w.Authz.Rollout("docs")
+	wantKind(t, signed(strings.Repeat("0", 64)), fault.Integrity)
+	if now, _ := w.Authz.Rollout("docs"); !cmp.Equal(now, before) {
+		t.Errorf("in force is %+v", now)
+	}
+	must(t, signed(plan.Release.ModelSum))
+}
+
+// A tenant may read what decides for it, and not where the operator's routes lead,
+// what its tests say, nor who else is in a wave.
+func TestTenantsSeeNoRoutes(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	w := newWorld(t)
+	routes := json.RawMessage(`[{"id":"hidden","upstream":"backstage"}]`)
+	w.inForce(t, admin.NewRelease{Routes: &routes, Tests: holds})
+	source := guardtest.Docs + "type memo\n"
+	next := got[admin.Release](t)(w.as("policy_author@platform").ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source}))
+	got[admin.Release](t)(w.as("approver@platform").ApproveRelease(ctx, "docs", next.ID))
+	got[admin.Release](t)(w.as("policy_author@platform").ActivateRelease(ctx, "docs", next.ID, admin.Activation{Tenants: []string{"globex"}}))
+	ours := got[admin.Application](t)(w.as("policy_author@platform").Application(ctx, "docs"))
+	if string(ours.Current.Routes) != string(routes) || !cmp.Equal(ours.Current.Tests, holds) || ours.Next != next.ID || !cmp.Equal(ours.Tenants, []string{"globex"}) {
+		t.Errorf("the operator sees %+v", ours)
+	}
+	for _, who := range []string{"access_manager@acme", "access_manager@globex"} {
+		theirs := got[admin.Application](t)(w.as(who).Application(ctx, "docs"))
+		if theirs.Current.Model != guardtest.Docs || theirs.Next != "" || theirs.Tenants != nil || theirs.Current.Tests != nil {
+			t.Errorf("%s sees %+v", who, theirs)
+		}
+		if raw, err := json.Marshal(theirs); err != nil || strings.Contains(string(raw), "backstage") {
+			t.Errorf("%s sees %s, %v", who, raw, err)
+		}
+		_, err := w.as(who).Releases(ctx, "docs", admin.Paging{})
+		wantKind(t, err, fault.Denied)
+		_, err = w.as(who).Release(ctx, "docs", next.ID)
+		wantKind(t, err, fault.Denied)
+		err = w.as(who).Rehearse(ctx, "docs", admin.NewRehearsal{Release: next.ID}, func(admin.Finding) error { return nil })
+		wantKind(t, err, fault.Denied)
+	}
 }
 
 // Of refused releases the newest 32 stay, here and in a new process; what is in
