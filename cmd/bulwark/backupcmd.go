@@ -181,6 +181,15 @@ func runRestore(ctx context.Context, c *call) error {
 		if out.LeftOut > 0 {
 			fmt.Fprintf(w, "left out: %d tuples that the model in force does not take, among them %s\n", out.LeftOut, out.First)
 		}
+		if out.AssertionsLeftOut > 0 {
+			fmt.Fprintf(w, "left out: assertions of %d models that the application does not have\n", out.AssertionsLeftOut)
+		}
+		for _, who := range out.Exclusive {
+			fmt.Fprintln(w, "exclusive roles, denied until one is taken away: "+who)
+		}
+		if out.ExclusiveUnclear {
+			fmt.Fprintln(w, "note: perhaps others hold exclusive roles, too; decisions deny them")
+		}
 		if out.Roles+out.Policies > 0 {
 			fmt.Fprintf(w, "with %d roles and %d files of policies of the tenant's own\n", out.Roles, out.Policies)
 		}

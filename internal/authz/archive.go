@@ -21,11 +21,12 @@ type Copies interface {
 	// tuples, then each tuple goes to each, in the order of their keys. An error
 	// of theirs ends the reading. Kind [fault.NotFound] for an unknown store.
 	CopyGraph(_ context.Context, _ relation.StoreID, begin func(Contents) error, each func(relation.Tuple) error) error
-	// FillGraph puts all of it into the change's store, in one revision. Own may be
-	// nil. The records reach [Engine.ApplyEntry], then the tuples [Engine.Apply],
-	// before it returns. Kind [fault.Conflict] if the store holds tuples, roles or
-	// policies of the tenant's own.
-	FillGraph(_ context.Context, _ ledger.Change, _ []Role, _ *OwnPolicies, _ []relation.Tuple) (relation.Revision, error)
+	// FillGraph puts all of it into the change's store, in one revision: assertions,
+	// in the place of any of the same models, roles, policies and the tuples. The
+	// records reach [Engine.ApplyEntry], then the tuples [Engine.Apply], before it
+	// returns. Kind [fault.Conflict] if the store holds tuples, roles or policies of
+	// the tenant's own.
+	FillGraph(context.Context, ledger.Change, Contents, []relation.Tuple) (relation.Revision, error)
 }
 
 // Contents is what a store holds, but its tuples.
@@ -197,46 +198,53 @@ func (e *Engine) ModelInForce(store relation.StoreID) (ModelRecord, error) {
 
 // Whole is what comes into a default store.
 type Whole struct {
-	Roles    []Role
-	Policies []PolicyFile
-	Next     func() (relation.Tuple, error) // [io.EOF] at the end
+	Roles      []Role
+	Policies   []PolicyFile
+	Assertions map[string][]byte              // by model
+	Next       func() (relation.Tuple, error) // [io.EOF] at the end
+}
+
+// Filled says what came into a default store.
+type Filled struct {
+	Revision   relation.Revision
+	Tuples     int
+	LeftOut    []relation.Tuple // that the model in force does not take
+	Assertions int              // for how many models
+	Unknown    []string         // models of assertions that were left out: the application does not have them
+
+	// Overlaps names, as far as it is short, who could hold two exclusive roles by
+	// the tuples; Unclear: perhaps others, too.
+	Overlaps []*Overlap
+	Unclear  bool
 }
 
 // RestoreWhole fills a default store that is empty, in one revision: its models
 // are its application's, and it answers while it is filled. The tenant's own
 // policies come with the tuples that they guard; what the operator does not
 // delegate any more permits nothing. Tuples that the model in force does not take
-// would grant nothing today and something one day: they are left out, and
-// returned. Whoever holds two exclusive roles by what is restored is denied when
-// asked about, as ever. Kinds: [fault.Conflict] for a store that is not empty,
-// [fault.TooLarge] beyond [MaxRestoreWhole], [fault.Invalid] for roles and
-// policies that do not fit the application, the stores and next's.
-func (e *Engine) RestoreWhole(ctx context.Context, into Copies, change ledger.Change, w Whole) (rev relation.Revision, total int, left []relation.Tuple, err error) {
-	none := relation.Revision{}
-	of, _, err := e.Roles(ctx, change.Store)
+// would grant nothing today and something one day: they are left out. Whoever
+// holds two exclusive roles by what is restored is denied when asked about, as
+// ever, and named: another model or other roles may have been in force when the
+// tuples were written. Kinds: [fault.Conflict] for a store that is not empty,
+// [fault.TooLarge] beyond [MaxRestoreWhole], [fault.Invalid] for roles, policies
+// and assertions that do not fit the application, the stores and next's.
+func (e *Engine) RestoreWhole(ctx context.Context, into Copies, change ledger.Change, w Whole) (Filled, error) {
+	named, _ := e.cfg.Application(change.Store)
+	var out Filled
+	in, err := e.wholeContents(ctx, change.Store, w)
 	if err != nil {
-		return none, 0, nil, err
+		return out, err
 	}
-	if len(w.Roles) > MaxRoles {
-		return none, 0, nil, fault.New(fault.Exhausted, "a store may have "+strconv.Itoa(MaxRoles)+" roles of its own")
-	}
-	for _, r := range w.Roles {
-		if err := of.Allow(r); err != nil {
-			return none, 0, nil, err
+	for model := range w.Assertions {
+		if !slices.ContainsFunc(e.Models(named), func(m ModelRecord) bool { return m.ID == model }) {
+			out.Unknown = append(out.Unknown, clipID(model))
+			delete(in.Assertions, model)
 		}
 	}
-	named, _ := e.cfg.Application(change.Store)
+	slices.Sort(out.Unknown)
 	by, err := e.application(named).answers(change.Store, "")
 	if err != nil {
-		return none, 0, nil, err
-	}
-	var own *OwnPolicies
-	if len(w.Policies) > 0 {
-		set, err := by.ownPolicies(w.Policies, true)
-		if err != nil {
-			return none, 0, nil, err
-		}
-		own = &OwnPolicies{Store: change.Store, ID: set.ID(), Files: w.Policies, Created: e.cfg.Now().UTC()}
+		return out, err
 	}
 	var all []relation.Tuple
 	for {
@@ -245,20 +253,79 @@ func (e *Engine) RestoreWhole(ctx context.Context, into Copies, change ledger.Ch
 			break
 		}
 		if err != nil {
-			return none, 0, nil, err
+			return out, err
 		}
 		if by.model.accepts(t) != nil {
-			left = append(left, t)
+			out.LeftOut = append(out.LeftOut, t)
 		} else {
 			all = append(all, t)
 		}
-		if len(all)+len(left) > MaxRestoreWhole { // both are in memory
-			return none, 0, nil, fault.New(fault.TooLarge, "a store with more than "+strconv.Itoa(MaxRestoreWhole)+" tuples can be restored into a new store only")
+		if len(all)+len(out.LeftOut) > MaxRestoreWhole { // both are in memory
+			return out, fault.New(fault.TooLarge, "a store with more than "+strconv.Itoa(MaxRestoreWhole)+" tuples can be restored into a new store only")
 		}
 	}
+	out.Tuples, out.Assertions = len(all), len(in.Assertions)
+	ent, _, _, err := e.view(ctx, change.Store, "")
+	if err != nil {
+		return out, err
+	}
+	leave, err := ent.alone(ctx) // an assignment beside it would not know of these tuples, nor these of it
+	if err != nil {
+		return out, err
+	}
+	defer leave()
+	if out.Overlaps, out.Unclear, err = e.overlaps(ctx, change.Store, all); err != nil {
+		return out, err
+	}
 	change.Event.Detail = detailed(change.Event.Detail)
-	change.Event.Detail["tuples"], change.Event.Detail["left_out"] = strconv.Itoa(len(all)), strconv.Itoa(len(left))
-	change.Event.Detail["roles"], change.Event.Detail["policies"] = strconv.Itoa(len(w.Roles)), strconv.Itoa(len(w.Policies))
-	rev, err = into.FillGraph(ctx, change, w.Roles, own, all)
-	return rev, len(all), left, err
+	for name, n := range map[string]int{
+		"tuples": out.Tuples, "left_out": len(out.LeftOut), "roles": len(in.Roles), "policies": len(w.Policies), "assertions": out.Assertions,
+	} {
+		change.Event.Detail[name] = strconv.Itoa(n)
+	}
+	if len(out.Overlaps) > 0 {
+		change.Event.Detail["overlaps"] = strconv.Itoa(len(out.Overlaps))
+		out.Overlaps[0].mark(&change.Event)
+	}
+	out.Revision, err = into.FillGraph(ctx, change, in, all)
+	return out, err
+}
+
+// maxAssertions bounds the assertions of one model, in bytes. OpenFGA's bound for
+// what is written, 64,000 bytes, is before they are spelt as JSON.
+const maxAssertions = 1 << 20
+
+// wholeContents is what is no tuple, if it fits the store.
+func (e *Engine) wholeContents(ctx context.Context, store relation.StoreID, w Whole) (in Contents, err error) {
+	of, _, err := e.Roles(ctx, store)
+	if err != nil {
+		return in, err
+	}
+	if len(w.Roles) > MaxRoles {
+		return in, fault.New(fault.Exhausted, "a store may have "+strconv.Itoa(MaxRoles)+" roles of its own")
+	}
+	for _, r := range w.Roles {
+		if err := of.Allow(r); err != nil {
+			return in, err
+		}
+	}
+	named, _ := e.cfg.Application(store)
+	by, err := e.application(named).answers(store, "")
+	if err != nil {
+		return in, err
+	}
+	in = Contents{Roles: w.Roles, Assertions: maps.Clone(w.Assertions)}
+	for model, payload := range w.Assertions {
+		if len(payload) > maxAssertions {
+			return in, fault.New(fault.Invalid, "the archive holds more than 1 MiB of assertions of the model "+clipID(model))
+		}
+	}
+	if len(w.Policies) > 0 {
+		set, err := by.ownPolicies(w.Policies, true)
+		if err != nil {
+			return in, err
+		}
+		in.Own = &OwnPolicies{Store: store, ID: set.ID(), Files: w.Policies, Created: e.cfg.Now().UTC()}
+	}
+	return in, nil
 }

@@ -17,7 +17,7 @@ func TestRestoreWholeIsBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, docs)
 	n := 0
-	_, _, _, err := w.RestoreWhole(context.Background(), nil, ledger.Change{Store: w.store}, Whole{Next: func() (relation.Tuple, error) {
+	_, err := w.RestoreWhole(context.Background(), nil, ledger.Change{Store: w.store}, Whole{Next: func() (relation.Tuple, error) {
 		if n++; n > MaxRestoreWhole+1 {
 			return relation.Tuple{}, fault.New(fault.Internal, "more was read")
 		}
@@ -26,7 +26,7 @@ func TestRestoreWholeIsBounded(t *testing.T) {
 	if fault.KindOf(err) != fault.TooLarge {
 		t.Errorf("unknown tuples: %v", err)
 	}
-	_, _, _, err = w.RestoreWhole(context.Background(), nil, ledger.Change{Store: w.store}, Whole{Roles: make([]Role, MaxRoles+1)})
+	_, err = w.RestoreWhole(context.Background(), nil, ledger.Change{Store: w.store}, Whole{Roles: make([]Role, MaxRoles+1)})
 	if fault.KindOf(err) != fault.Exhausted {
 		t.Errorf("roles: %v", err)
 	}
@@ -45,5 +45,20 @@ func TestCheckEndsWithItsCaller(t *testing.T) {
 	cancel()
 	if err := r.Check(ctx); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("after its end: %v", err)
+	}
+}
+
+// A restore names ten who could hold exclusive roles, each once, and says that
+// there may be more.
+func TestOverlapsAreBounded(t *testing.T) {
+	t.Parallel()
+	w := apartWorld(t)
+	var all []relation.Tuple
+	for n := range 12 {
+		found, unclear, err := w.overlaps(context.Background(), w.store, all)
+		if err != nil || len(found) != min(n, maxOverlaps) || unclear != (n > maxOverlaps) {
+			t.Errorf("of %d: %v, %v, %v", n, found, unclear, err)
+		}
+		all = append(all, tuples(fmt.Sprintf("change:%d#requester@user:a", n), fmt.Sprintf("change:%d#approver@user:a", n))...)
 	}
 }

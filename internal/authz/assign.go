@@ -1,9 +1,11 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"bulwark.example/internal/fault"
@@ -132,6 +134,11 @@ func MarkOverlap(ev *ledger.Event, err error) {
 		return
 	}
 	ev.Reason = reasonExclusive
+	o.mark(ev)
+}
+
+// mark names the overlap in an event.
+func (o *Overlap) mark(ev *ledger.Event) {
 	ev.Detail = detailed(ev.Detail)
 	ev.Detail["set"], ev.Detail["object"], ev.Detail["user"] = o.Set, o.Object, o.Subject
 	ev.Detail["relations"] = strings.Join(o.Relations, " ")
@@ -143,12 +150,11 @@ func (e *Engine) assign(ctx context.Context, change ledger.Change, w Write) (rel
 	if err != nil {
 		return relation.Revision{}, err
 	}
-	select {
-	case ent.assigning <- struct{}{}:
-		defer func() { <-ent.assigning }()
-	case <-ctx.Done():
-		return relation.Revision{}, ctx.Err()
+	leave, err := ent.alone(ctx)
+	if err != nil {
+		return relation.Revision{}, err
 	}
+	defer leave()
 	ent, snap, by, err := e.view(ctx, change.Store, "") // as those left it that were before
 	if err != nil {
 		return relation.Revision{}, err
@@ -161,24 +167,69 @@ func (e *Engine) assign(ctx context.Context, change ledger.Change, w Write) (rel
 	return e.cfg.Store.WriteTuples(ctx, change, w)
 }
 
-// apart refuses a write after which somebody could hold two exclusive relations:
-// kind [fault.Denied] with an [Overlap] in its chain, or [fault.Exhausted].
-func (e *Engine) apart(ctx context.Context, ent *entry, snap *snapshot, by *judgement, w Write) error {
-	ev := newEvaluator(ctx, snap, by.model, e.cfg.Now)
-	defer ev.release()
-	over, ties, err := layWrite(snap, ent.app.syms, w)
-	if err != nil {
-		return err
+// alone waits until nobody else writes what leads to exclusive relations.
+func (ent *entry) alone(ctx context.Context) (leave func(), err error) {
+	select {
+	case ent.assigning <- struct{}{}:
+		return func() { <-ent.assigning }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	ev.over, ev.walk, ev.generous, ev.limit = over, true, true, maxAssignEdges
-	c := &claim{wave: wave{ev: ev}, set: by.roles, forms: ent.app.syms.table().forms}
+}
+
+// maxOverlaps bounds the overlaps that a restore names.
+const maxOverlaps = 10
+
+// overlaps names who could hold two exclusive relations by the tuples in a store
+// that has no others, each once; unclear: there may be more.
+func (e *Engine) overlaps(ctx context.Context, store relation.StoreID, tuples []relation.Tuple) (found []*Overlap, unclear bool, err error) {
+	ent, snap, by, err := e.view(ctx, store, "")
+	if err != nil || !by.roles.concerned(by.model, tuples) {
+		return nil, false, err
+	}
+	c, ties, err := e.claim(ctx, ent, snap, by, Write{Writes: tuples})
+	if err != nil {
+		return nil, false, err
+	}
+	defer c.ev.release()
+	known := map[string]bool{}
 	for _, t := range ties {
 		o := c.overlap(t)
 		switch {
-		case c.cut || ev.fatal == errEdges:
+		case c.cut || c.ev.fatal == errEdges:
+			return found, true, nil
+		case c.over():
+			return found, true, cmp.Or(c.ev.fatal, c.err)
+		case o == nil:
+			continue
+		}
+		slices.Sort(o.Relations) // each of the two tuples finds it
+		if s := o.Error(); !known[s] {
+			if len(found) == maxOverlaps {
+				return found, true, nil
+			}
+			known[s] = true
+			found = append(found, o)
+		}
+	}
+	return found, false, nil
+}
+
+// apart refuses a write after which somebody could hold two exclusive relations:
+// kind [fault.Denied] with an [Overlap] in its chain, or [fault.Exhausted].
+func (e *Engine) apart(ctx context.Context, ent *entry, snap *snapshot, by *judgement, w Write) error {
+	c, ties, err := e.claim(ctx, ent, snap, by, w)
+	if err != nil {
+		return err
+	}
+	defer c.ev.release()
+	for _, t := range ties {
+		o := c.overlap(t)
+		switch {
+		case c.cut || c.ev.fatal == errEdges:
 			return fault.New(fault.Exhausted, fmt.Sprintf("whether somebody would hold two exclusive roles cannot be shown by following %d tuples, so nothing is written; assign to smaller groups, or to fewer objects at once", maxAssignEdges))
-		case ev.fatal != nil:
-			return ev.fatal
+		case c.ev.fatal != nil:
+			return c.ev.fatal
 		case c.err != nil:
 			return c.err
 		case o != nil:
@@ -186,6 +237,18 @@ func (e *Engine) apart(ctx context.Context, ent *entry, snap *snapshot, by *judg
 		}
 	}
 	return nil
+}
+
+// claim begins a search in the store as it would be with the write, whose
+// evaluator its caller releases.
+func (e *Engine) claim(ctx context.Context, ent *entry, snap *snapshot, by *judgement, w Write) (*claim, []tie, error) {
+	over, ties, err := layWrite(snap, ent.app.syms, w)
+	if err != nil {
+		return nil, nil, err
+	}
+	ev := newEvaluator(ctx, snap, by.model, e.cfg.Now)
+	ev.over, ev.walk, ev.generous, ev.limit = over, true, true, maxAssignEdges
+	return &claim{wave: wave{ev: ev}, set: by.roles, forms: ent.app.syms.table().forms}, ties, nil
 }
 
 // claim is the search for the overlaps that one tuple brings about.

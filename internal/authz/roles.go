@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"bulwark.example/internal/fault"
 	"bulwark.example/internal/relation"
@@ -77,6 +78,9 @@ func (r Roles) Allow(own Role) error {
 	if err := own.validate(); err != nil {
 		return err
 	}
+	if strings.ContainsFunc(own.Description, endsLine) { // one of an archive has passed no other door
+		return fault.New(fault.Invalid, "the description of the role "+own.Name+" of "+own.Type+" must be one line of text")
+	}
 	if _, taken := r.Find(own.Type, own.Name); taken {
 		return fault.New(fault.Conflict, "the application has a role "+own.Name+" of "+own.Type+" already; choose another name")
 	}
@@ -91,6 +95,8 @@ func (r Roles) Allow(own Role) error {
 	}
 	return r.apart(own)
 }
+
+func endsLine(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
 
 // apart refuses a role that nobody could hold.
 func (r Roles) apart(role Role) error {

@@ -357,7 +357,10 @@ func (s *server) restoreDefault(c *call, f *os.File, a *archive.Reader, name str
 	}
 	change := s.change(c, store, "store:"+string(store))
 	change.Event.Detail = origin(a)
-	whole := authz.Whole{Next: again.Next}
+	whole := authz.Whole{Next: again.Next, Assertions: map[string][]byte{}}
+	for _, as := range a.Assertions {
+		whole.Assertions[as.Model] = as.Payload
+	}
 	for _, r := range a.Roles {
 		var role authz.Role
 		if err := web.Unmarshal(r.Role, &role); err != nil {
@@ -368,14 +371,19 @@ func (s *server) restoreDefault(c *call, f *os.File, a *archive.Reader, name str
 	for _, p := range a.Policies {
 		whole.Policies = append(whole.Policies, authz.PolicyFile{Name: p.Name, Text: p.Text})
 	}
-	rev, n, left, err := s.Authz.RestoreWhole(c.r.Context(), s.Copies, change, whole)
+	in, err := s.Authz.RestoreWhole(c.r.Context(), s.Copies, change, whole)
 	if err != nil {
 		return answer{}, err
 	}
 	out := restoredOf(a, store, app)
-	out.Revision, out.Tuples, out.LeftOut, out.Roles, out.Policies = s.Authz.Token(rev), n, len(left), len(whole.Roles), len(whole.Policies)
-	if len(left) > 0 {
-		out.First = left[0].String()
+	out.Revision, out.Tuples, out.LeftOut, out.Roles, out.Policies = s.Authz.Token(in.Revision), in.Tuples, len(in.LeftOut), len(whole.Roles), len(whole.Policies)
+	if len(in.LeftOut) > 0 {
+		out.First = in.LeftOut[0].String()
 	}
+	out.Assertions, out.AssertionsLeftOut = in.Assertions, len(in.Unknown)
+	for _, o := range in.Overlaps {
+		out.Exclusive = append(out.Exclusive, o.Error())
+	}
+	out.ExclusiveUnclear = in.Unclear
 	return created(out), nil
 }

@@ -329,7 +329,10 @@ type TupleFilter struct {
 // Restored is a store that was filled from an archive, with the consistency token
 // of its first moment. LeftOut counts tuples that the model in force of a default
 // store does not take, of which First is one. Roles and policies are the tenant's
-// own: they come into a default store alone. A new store is Unguarded if policies or
+// own: they come into a default store alone. Exclusive names at most ten who could
+// hold two exclusive roles of its application, and are denied what they could not
+// hold together; where it is ExclusiveUnclear there may be more. Assertions of
+// models that the application does not have are left out. A new store is Unguarded if policies or
 // exclusive roles decide in the one of the archive: in a free store none do.
 type Restored struct {
 	Store      string `json:"store"`
@@ -344,6 +347,10 @@ type Restored struct {
 	Unguarded  bool   `json:"unguarded,omitempty"`
 	LeftOut    int    `json:"left_out,omitempty"`
 	First      string `json:"first_left_out,omitempty"`
+
+	AssertionsLeftOut int      `json:"assertions_left_out,omitempty"`
+	Exclusive         []string `json:"exclusive,omitempty"`
+	ExclusiveUnclear  bool     `json:"exclusive_unclear,omitempty"`
 }
 
 // RestoreInto says where an archive goes: into a new free store of the name (of

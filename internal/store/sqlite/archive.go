@@ -237,23 +237,25 @@ func (a archive) Assertions(ctx context.Context, id relation.StoreID, model stri
 
 // PutAssertions implements authz.Archive.
 func (a archive) PutAssertions(ctx context.Context, change ledger.Change, model string, payload []byte) (relation.Revision, error) {
+	return a.s.mutate(ctx, change, func(t *tx) error { return t.putAssertions(change.Store, model, payload) })
+}
+
+func (t *tx) putAssertions(id relation.StoreID, model string, payload []byte) error {
 	if payload == nil {
 		payload = []byte{}
 	}
-	return a.s.mutate(ctx, change, func(t *tx) error {
-		owner, err := t.shardOwner(change.Store)
-		if err != nil {
-			return err
-		}
-		_, err = t.exec(`INSERT INTO assertions (tenant_id, store_id, model, payload) VALUES (?, ?, ?, ?)
-			ON CONFLICT (tenant_id, store_id, model) DO UPDATE SET payload = excluded.payload`, owner, string(change.Store), model, payload)
-		if err != nil {
-			return translate(err, "the assertions")
-		}
-		t.bytes += len(payload)
-		t.put(assertionKind, store.Put, model, nil)
-		return nil
-	})
+	owner, err := t.shardOwner(id)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO assertions (tenant_id, store_id, model, payload) VALUES (?, ?, ?, ?)
+		ON CONFLICT (tenant_id, store_id, model) DO UPDATE SET payload = excluded.payload`, owner, string(id), model, payload)
+	if err != nil {
+		return translate(err, "the assertions")
+	}
+	t.bytes += len(payload)
+	t.put(assertionKind, store.Put, model, nil)
+	return nil
 }
 
 // Expired returns tuples of all stores that have ended at now, those first that

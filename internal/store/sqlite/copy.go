@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"maps"
+	"slices"
 
 	"bulwark.example/internal/authz"
 	"bulwark.example/internal/fault"
@@ -79,7 +81,8 @@ func (c copies) contents(ctx context.Context, t *sql.Tx, id relation.StoreID) (i
 }
 
 // FillGraph implements authz.Copies.
-func (c copies) FillGraph(ctx context.Context, change ledger.Change, roles []authz.Role, own *authz.OwnPolicies, tuples []relation.Tuple) (relation.Revision, error) {
+func (c copies) FillGraph(ctx context.Context, change ledger.Change, in authz.Contents, tuples []relation.Tuple) (relation.Revision, error) {
+	roles, own := in.Roles, in.Own
 	payloads := make([][]byte, len(roles)+1)
 	var err error
 	for i, r := range roles {
@@ -106,6 +109,11 @@ func (c copies) FillGraph(ctx context.Context, change ledger.Change, roles []aut
 		}
 		if own != nil {
 			if err := t.putOwnPolicies(change.Store, payloads[len(roles)]); err != nil {
+				return err
+			}
+		}
+		for _, model := range slices.Sorted(maps.Keys(in.Assertions)) {
+			if err := t.putAssertions(change.Store, model, in.Assertions[model]); err != nil {
 				return err
 			}
 		}

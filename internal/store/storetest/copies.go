@@ -84,7 +84,7 @@ func testFills(t *testing.T, open Open) {
 	own := authz.OwnPolicies{Store: w.docs, ID: "p", Files: []authz.PolicyFile{{Name: "a", Text: "b"}}, Created: at}
 	change := ledger.Change{Store: w.docs, Event: event(w.acme.Tenant, "")}
 	fill := func(own *authz.OwnPolicies, tuples ...relation.Tuple) (relation.Revision, error) {
-		return w.Copies().FillGraph(w.ctx, change, []authz.Role{role}, own, tuples)
+		return w.Copies().FillGraph(w.ctx, change, authz.Contents{Roles: []authz.Role{role}, Own: own, Assertions: map[string][]byte{"m": []byte("said")}}, tuples)
 	}
 	nothing := func(what string) {
 		t.Helper()
@@ -99,7 +99,7 @@ func testFills(t *testing.T, open Open) {
 	_, err = fill(&own, tuple("a"), tuple("a"))
 	w.kind("a tuple twice", err, fault.Conflict)
 	nothing("a tuple twice")
-	_, err = w.Copies().FillGraph(w.ctx, ledger.Change{Store: newStore(), Event: event(w.acme.Tenant, "")}, nil, nil, nil)
+	_, err = w.Copies().FillGraph(w.ctx, ledger.Change{Store: newStore(), Event: event(w.acme.Tenant, "")}, authz.Contents{}, nil)
 	w.kind("an unknown store", err, fault.NotFound)
 
 	// What was removed is not there.
@@ -121,7 +121,12 @@ func testFills(t *testing.T, open Open) {
 	}
 	batches, err := w.Changes(w.ctx, w.docs, rev.Rev-1, 1)
 	w.ok(err)
-	if b := batches[0]; len(b.Entries) != 2 || len(b.Writes) != 2 {
+	said, err := w.Archive().Assertions(w.ctx, w.docs, "m")
+	w.ok(err)
+	if string(said) != "said" {
+		t.Errorf("filled with other assertions: %q", said)
+	}
+	if b := batches[0]; len(b.Entries) != 3 || len(b.Writes) != 2 {
 		t.Errorf("the revision is %+v", b)
 	}
 	_, err = fill(&own, tuple("c"))
