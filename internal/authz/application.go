@@ -72,11 +72,33 @@ type application struct {
 	policies map[string]*PolicyRecord
 	applied  map[string]uint64 // how often ApplyModel told us of a version
 	others   []*bound          // compiled models that are not in force, oldest use first
+
+	kept atomic.Int64 // about what records and others take, in bytes; read without mu
 }
 
 // maxOthers is how many versions that are not in force stay compiled: callers
 // pin old ones for months, but few at a time.
 const maxOthers = 8
+
+// compiledWeight is about how much larger than its text a compiled model is:
+// 256 KiB of small types take 12 MB.
+const compiledWeight = 48
+
+func textWeight(source string) int64   { return int64(len(source)) + 256 }
+func compiledOf(m *schema.Model) int64 { return compiledWeight * int64(len(m.Source())) }
+
+// weight is about what the models take that are in memory for one store alone, in
+// bytes. An operator's application is always here.
+func (a *application) weight() int64 {
+	if !a.free() {
+		return 0
+	}
+	n := a.kept.Load()
+	if s := a.standing.Load(); s != nil {
+		n += compiledOf(s.current.model.model)
+	}
+	return n
+}
 
 func newApplication(name string) *application {
 	return &application{name: name, syms: newSymbols(),
@@ -131,6 +153,10 @@ func (a *application) install(rec ModelRecord, compiled *bound) {
 	case s != nil && a.free() && s.current.model.model.ID() == rec.ID:
 		a.standing.Store(nil) // its turn has ended, and no other's has begun
 	}
+	if old, ok := a.records[rec.ID]; ok {
+		a.kept.Add(-textWeight(old.Source))
+	}
+	a.kept.Add(textWeight(rec.Source))
 	a.records[rec.ID] = rec
 	a.applied[rec.ID]++
 }
@@ -141,7 +167,8 @@ func (a *application) reset(records []ModelRecord) error {
 		return nil // the platform's, which are always here
 	}
 	a.mu.Lock()
-	a.records = map[string]ModelRecord{}
+	a.records, a.others = map[string]ModelRecord{}, nil
+	a.kept.Store(0)
 	a.mu.Unlock()
 	a.standing.Store(nil)
 	return a.takeAll(records)
@@ -157,6 +184,7 @@ func (a *application) forget() {
 	a.standing.Store(nil)
 	a.prepared.Store(nil)
 	a.records, a.others = map[string]ModelRecord{}, nil
+	a.kept.Store(0)
 }
 
 func (a *application) takeAll(records []ModelRecord) error {
@@ -217,8 +245,10 @@ func (a *application) version(id string) (*bound, error) {
 		return nil, err
 	}
 	if len(a.others) == maxOthers {
+		a.kept.Add(-compiledOf(a.others[0].model))
 		a.others = slices.Delete(a.others, 0, 1)
 	}
+	a.kept.Add(compiledOf(b.model))
 	a.others = append(a.others, b)
 	return b, nil
 }

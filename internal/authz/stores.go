@@ -133,7 +133,7 @@ func (e *Engine) Stats() Stats {
 			if snap := ent.snap.Load(); snap != nil {
 				s.Stores++
 				s.Tuples += snap.tuples
-				s.Bytes += snap.weight()
+				s.Bytes += ent.weight(snap)
 			}
 		}
 	}
@@ -263,7 +263,7 @@ func (e *Engine) evict(loaded *entry) {
 		if m := e.stores.shards[i].Load(); m != nil {
 			for _, ent := range *m {
 				if snap := ent.snap.Load(); snap != nil {
-					total += snap.weight()
+					total += ent.weight(snap)
 					all = append(all, ent)
 				}
 			}
@@ -279,7 +279,7 @@ func (e *Engine) evict(loaded *entry) {
 		}
 		ent.mu.Lock()
 		if snap := ent.snap.Load(); snap != nil {
-			total -= snap.weight()
+			total -= ent.weight(snap)
 			ent.graph = nil
 			ent.snap.Store(nil)
 			e.evictions.Add(1)
@@ -288,6 +288,10 @@ func (e *Engine) evict(loaded *entry) {
 		ent.mu.Unlock()
 	}
 }
+
+// weight is about what the store takes, in bytes: with its own models, if it has
+// some.
+func (ent *entry) weight(s *snapshot) int64 { return s.weight() + ent.app.weight() }
 
 // weight is about what the snapshot and its writer's side take, in bytes.
 func (s *snapshot) weight() int64 {
