@@ -149,6 +149,9 @@ func (r Restored) ordered(ctx context.Context, application string) ([]ModelRecor
 		if schema.ID(rec.Source) != rec.ID {
 			return nil, fault.New(fault.Invalid, "a model of the archive is not the one that its id names: "+clipID(rec.ID))
 		}
+		if y := rec.Created.UTC().Year(); !rec.Created.IsZero() && (y < 1970 || y > 2261) { // which no store keeps
+			return nil, fault.New(fault.Invalid, "the model "+rec.ID+" of the archive was made at no time that can be")
+		}
 		if _, err := probe.compile(rec.Source); err != nil {
 			return nil, fault.Wrap(fault.Invalid, "the model "+rec.ID+" of the archive cannot be used: "+fault.Public(err), err)
 		}

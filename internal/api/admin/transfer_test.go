@@ -325,6 +325,7 @@ func TestRestoreLeavesNothingHalfDone(t *testing.T) {
 		"no model":             {edit(nil), admin.RestoreInto{}, fault.Invalid, "holds no model"},
 		"another's id":         {edit([]archive.Model{{ID: "01ARZ3NDEKTSV4RRFFQ69G5FAV", Active: true, Source: moved}}), admin.RestoreInto{}, fault.Invalid, "not the one that its id names"},
 		"none in force":        {edit([]archive.Model{{ID: good.ID, Source: moved}}), admin.RestoreInto{}, fault.Invalid, "no model of the archive is in force"},
+		"a time of no use":     {edit([]archive.Model{{ID: good.ID, Active: true, Source: moved, Created: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}}), admin.RestoreInto{}, fault.Invalid, "was made at no time"},
 		"a model twice":        {edit([]archive.Model{good, good}), admin.RestoreInto{}, fault.Invalid, "twice"},
 		"assertions of none":   {edit([]archive.Model{good}, archive.Assertions{Model: "x"}), admin.RestoreInto{}, fault.Invalid, "assertions of a model that it does not hold"},
 		"an impossible name":   {raw, admin.RestoreInto{Name: "a\"b"}, fault.Invalid, "name"},
