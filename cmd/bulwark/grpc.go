@@ -27,6 +27,12 @@ const (
 	grpcStreams    = 100
 	grpcMaxRequest = web.DefaultMaxBody
 	grpcMaxHeaders = 32 << 10
+	// Windows of a size of our own: to measure one, grpc-go sends a window update
+	// and a ping for each message that comes, which is another write, another read
+	// and two more threads to wake for each call, a fifth of a Check. A peer can
+	// make us hold a connection's window.
+	grpcStreamWindow = 256 << 10
+	grpcConnWindow   = 1 << 20
 )
 
 // grpcDoor serves OpenFGA's API and health on grpc-go's own transport, which
@@ -38,6 +44,7 @@ func grpcDoor(log *slog.Logger, cert func(*tls.ClientHelloInfo) (*tls.Certificat
 	srv := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(tls13(cert))),
 		grpc.MaxConcurrentStreams(grpcStreams), grpc.MaxRecvMsgSize(grpcMaxRequest), grpc.MaxHeaderListSize(grpcMaxHeaders),
+		grpc.StaticStreamWindowSize(grpcStreamWindow), grpc.StaticConnWindowSize(grpcConnWindow),
 		grpc.ConnectionTimeout(10*time.Second), grpc.ForceServerCodecV2(newCodec()),
 		// A new goroutine for each call grew its stack each time: a twelfth of a Check.
 		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))),

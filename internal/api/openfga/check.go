@@ -110,16 +110,15 @@ func check(ctx context.Context, c *call, q *fga.CheckRequest) (*fga.CheckRespons
 
 func batchCheck(ctx context.Context, c *call, q *fga.BatchCheckRequest) (*fga.BatchCheckResponse, error) {
 	c.question("", "", "")
-	if err := validIDs(q.GetChecks()); err != nil {
+	b, err := newBatch(c, q.GetChecks())
+	if err != nil {
 		return nil, err
 	}
-	b := batch{call: c, out: make(map[string]*fga.BatchCheckSingleResult, len(q.GetChecks()))}
-	var queries []authz.Query
+	queries := make([]authz.Query, 0, len(q.GetChecks()))
 	for _, item := range q.GetChecks() {
 		k := item.GetTupleKey()
 		query := authz.Query{Store: c.store.ID, Object: k.GetObject(), Relation: k.GetRelation(), Subject: k.GetUser()}
 		query.Model = q.GetAuthorizationModelId()
-		var err error
 		if query.Contextual, err = tuplesOf(item.GetContextualTuples().GetTupleKeys()); err == nil {
 			query.Context, err = contextOf(item.GetContext())
 		}
@@ -141,47 +140,59 @@ func batchCheck(ctx context.Context, c *call, q *fga.BatchCheckRequest) (*fga.Ba
 	return &fga.BatchCheckResponse{Result: b.out}, nil
 }
 
-// validIDs holds a batch to what its proto file does not say.
-func validIDs(items []*fga.BatchCheckItem) error {
-	if len(items) > MaxBatch {
-		return fault.New(fault.Invalid, "batchCheck received more checks than the maximum allowed, 50")
-	}
-	seen := make(map[string]bool, len(items))
-	for _, item := range items {
-		id := item.GetCorrelationId()
-		if seen[id] {
-			return fault.New(fault.Invalid, "received duplicate correlation id: "+id)
-		}
-		seen[id] = true
-	}
-	return nil
-}
-
 // batch gathers answers, and what a replay needs of them: for each question
 // "+" allowed, "-" denied or "!" no answer, then "~" if it brought context or
 // tuples along, and the question.
 type batch struct {
 	*call
-	items                   []*fga.BatchCheckItem
+	items                   []*fga.BatchCheckItem // those that are asked
 	out                     map[string]*fga.BatchCheckSingleResult
 	named                   strings.Builder
 	allowed, denied, failed int
 	unnamed                 int
 }
 
+// newBatch holds the items to what their proto file does not say. Answers and
+// record get their memory at once: piece by piece it was a quarter of a batch.
+func newBatch(c *call, items []*fga.BatchCheckItem) (*batch, error) {
+	if len(items) > MaxBatch {
+		return nil, fault.New(fault.Invalid, "batchCheck received more checks than the maximum allowed, 50")
+	}
+	b := &batch{call: c, items: make([]*fga.BatchCheckItem, 0, len(items)), out: make(map[string]*fga.BatchCheckSingleResult, len(items))}
+	results := make([]fga.BatchCheckSingleResult, len(items))
+	size := 0
+	for i, item := range items {
+		id, k := item.GetCorrelationId(), item.GetTupleKey()
+		if b.out[id] != nil {
+			return nil, fault.New(fault.Invalid, "received duplicate correlation id: "+id)
+		}
+		b.out[id] = &results[i]
+		size += len(k.GetObject()) + len(k.GetRelation()) + len(k.GetUser()) + 5
+	}
+	b.named.Grow(min(size, maxRecorded))
+	return b, nil
+}
+
+// The two answers without an error are the same in all batches, and are only read.
+var (
+	allowed = &fga.BatchCheckSingleResult_Allowed{Allowed: true}
+	denied  = &fga.BatchCheckSingleResult_Allowed{Allowed: false}
+)
+
 func (b *batch) note(item *fga.BatchCheckItem, d authz.Decision, err error) {
 	var sign byte
-	result := &fga.BatchCheckSingleResult{CheckResult: &fga.BatchCheckSingleResult_Allowed{Allowed: d.Allowed}}
+	result := b.out[item.GetCorrelationId()]
 	switch {
 	case err != nil:
 		sign, b.failed = '!', b.failed+1
 		result.CheckResult = &fga.BatchCheckSingleResult_Error{Error: b.itemError(err)}
 	case d.Allowed:
 		sign, b.allowed = '+', b.allowed+1
+		result.CheckResult = allowed
 	default:
 		sign, b.denied = '-', b.denied+1
+		result.CheckResult = denied
 	}
-	b.out[item.GetCorrelationId()] = result
 	k := item.GetTupleKey()
 	if b.named.Len()+len(k.GetObject())+len(k.GetRelation())+len(k.GetUser())+5 > maxRecorded {
 		b.unnamed++

@@ -96,7 +96,7 @@ func follow(q request) {
 		_, _ = contextOf(q.GetContext())
 		validCheck(q)
 	case *fga.BatchCheckRequest:
-		_ = validIDs(q.GetChecks())
+		_, _ = newBatch(nil, q.GetChecks())
 		validBatch(q)
 	case *fga.WriteAuthorizationModelRequest:
 		_, _ = schema.Source(&fga.AuthorizationModel{SchemaVersion: q.GetSchemaVersion(), TypeDefinitions: q.GetTypeDefinitions(), Conditions: q.GetConditions()})
