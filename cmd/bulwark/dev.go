@@ -91,6 +91,7 @@ func runDev(ctx context.Context, c *call) error {
 	if err := ensureInstance(ctx, p); err != nil {
 		return err
 	}
+	keepHeapFloor()
 	n, err := openNode(ctx, p)
 	if err != nil {
 		return err

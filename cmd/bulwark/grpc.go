@@ -47,7 +47,9 @@ func grpcDoor(log *slog.Logger, cert func(*tls.ClientHelloInfo) (*tls.Certificat
 		grpc.StaticStreamWindowSize(grpcStreamWindow), grpc.StaticConnWindowSize(grpcConnWindow),
 		grpc.ConnectionTimeout(10*time.Second), grpc.ForceServerCodecV2(newCodec()),
 		// A new goroutine for each call grew its stack each time: a twelfth of a Check.
-		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))),
+		// A call that finds no worker waiting gets one still, so there are as many as
+		// calls are commonly under way, not as many as run at once.
+		grpc.NumStreamWorkers(uint32(32*runtime.GOMAXPROCS(0))),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 2 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.UnaryInterceptor(r.unary), grpc.StreamInterceptor(r.stream),

@@ -131,6 +131,7 @@ func runServe(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	keepHeapFloor()
 	n, err := openNode(ctx, p)
 	if err != nil {
 		return err
