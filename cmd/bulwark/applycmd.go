@@ -184,7 +184,8 @@ func carryOut(ctx context.Context, c *admin.Client, a *appliedApplication, in ad
 	return nil
 }
 
-// planServices compares the platform's services with what DIR says of them.
+// planServices compares the platform's services with what DIR says of them. All are
+// made before any is granted another's audience.
 func planServices(ctx context.Context, c *admin.Client, want []manifestService) ([]serviceChange, error) {
 	out := []serviceChange{}
 	if len(want) == 0 {
@@ -194,6 +195,7 @@ func planServices(ctx context.Context, c *admin.Client, want []manifestService) 
 	if err != nil {
 		return nil, err
 	}
+	var grant []serviceChange
 	for _, s := range want {
 		i := slices.IndexFunc(have, func(h admin.Service) bool { return h.Name == s.Name })
 		var grants []admin.Grant
@@ -205,12 +207,14 @@ func planServices(ctx context.Context, c *admin.Client, want []manifestService) 
 		} else if grants, err = all(func(p admin.Paging) (admin.Page[admin.Grant], error) { return c.Audiences(ctx, s.Name, p) }); err != nil {
 			return nil, err
 		}
-		out = append(out, planAudiences(c, s, have, grants)...)
+		if s.Audiences != nil {
+			grant = append(grant, planAudiences(c, s.Name, *s.Audiences, have, grants)...)
+		}
 	}
-	return out, nil
+	return append(out, grant...), nil
 }
 
-func planAudiences(c *admin.Client, s manifestService, services []admin.Service, have []admin.Grant) (out []serviceChange) {
+func planAudiences(c *admin.Client, service string, want []manifestAudience, services []admin.Service, have []admin.Grant) (out []serviceChange) {
 	// A grant's audience is a URN; the manifest may say the name of a service, or
 	// of one of Bulwark's own surfaces, with which such a URN ends.
 	named := func(g admin.Grant, name string) bool {
@@ -218,13 +222,13 @@ func planAudiences(c *admin.Client, s manifestService, services []admin.Service,
 			slices.ContainsFunc(services, func(x admin.Service) bool { return x.Name == name && x.Audience == g.Audience })
 	}
 	for _, g := range have {
-		if !slices.ContainsFunc(s.Audiences, func(w manifestAudience) bool { return named(g, w.Audience) }) {
-			out = append(out, serviceChange{s.Name, "take away audience " + g.Audience, func(ctx context.Context) error {
-				return c.RevokeAudience(ctx, s.Name, g.Audience)
+		if !slices.ContainsFunc(want, func(w manifestAudience) bool { return named(g, w.Audience) }) {
+			out = append(out, serviceChange{service, "take away audience " + g.Audience, func(ctx context.Context) error {
+				return c.RevokeAudience(ctx, service, g.Audience)
 			}})
 		}
 	}
-	for _, w := range s.Audiences {
+	for _, w := range want {
 		i := slices.IndexFunc(have, func(g admin.Grant) bool { return named(g, w.Audience) })
 		if i >= 0 && have[i].Direct == w.Direct && slices.Equal(have[i].Scopes, w.Scopes) {
 			continue
@@ -233,8 +237,8 @@ func planAudiences(c *admin.Client, s manifestService, services []admin.Service,
 		if i >= 0 {
 			change = "change the grant of audience " + w.Audience
 		}
-		out = append(out, serviceChange{s.Name, change, func(ctx context.Context) error {
-			_, err := c.GrantAudience(ctx, s.Name, admin.Grant{Audience: w.Audience, Scopes: w.Scopes, Direct: w.Direct})
+		out = append(out, serviceChange{service, change, func(ctx context.Context) error {
+			_, err := c.GrantAudience(ctx, service, admin.Grant{Audience: w.Audience, Scopes: w.Scopes, Direct: w.Direct})
 			return err
 		}})
 	}

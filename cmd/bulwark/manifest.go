@@ -43,8 +43,8 @@ type manifestApplication struct {
 // manifestService is a service of the platform with the audiences that it may get
 // tokens for. A service that no manifest names is left alone.
 type manifestService struct {
-	Name      string             `yaml:"name"`
-	Audiences []manifestAudience `yaml:"audiences"`
+	Name      string              `yaml:"name"`
+	Audiences *[]manifestAudience `yaml:"audiences"` // an empty list means none
 }
 
 type manifestAudience struct {
@@ -72,6 +72,16 @@ func readManifest(dir string) (*manifest, error) {
 			return nil, fault.New(fault.Invalid, path+": every service needs a name of its own")
 		}
 		seen[s.Name] = true
+		if s.Audiences == nil {
+			continue
+		}
+		twice := map[string]bool{}
+		for _, a := range *s.Audiences {
+			if twice[a.Audience] {
+				return nil, fault.New(fault.Invalid, path+": the service "+s.Name+" names the audience "+a.Audience+" twice")
+			}
+			twice[a.Audience] = true
+		}
 	}
 	return m, nil
 }
@@ -196,13 +206,16 @@ func readRoutes(path string) (*json.RawMessage, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, path+" cannot be read", err)
 	}
-	var list []any
-	_, err = config.ParseRoutes(text)
-	if err == nil {
-		err = yaml.Unmarshal(text, &list)
-	}
-	if err != nil {
+	if _, err = config.ParseRoutes(text); err != nil {
 		return nil, fault.Wrap(fault.Invalid, path+": "+fault.Public(err), err)
+	}
+	var list []any
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	if err := dec.Decode(&list); err != nil || list == nil {
+		return nil, fault.Wrap(fault.Invalid, path+" holds no routes; an empty list, [], means none", err)
+	}
+	if dec.Decode(new(any)) != io.EOF {
+		return nil, fault.New(fault.Invalid, path+": there is more than one document")
 	}
 	raw, err := json.Marshal(list)
 	if err != nil {
