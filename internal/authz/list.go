@@ -437,7 +437,7 @@ func (w *wave) asks(object uint32, prog *program, explicit bool) bool {
 // lead to the target, and from where.
 type reach struct {
 	programs  []*program
-	named     []rise                // by key: what a tuple's subject gains
+	named     []rise       // by key: what a tuple's subject gains
 	held      [][]rise     // by the id of a held program, by key
 	operators [][]*program // by the id of an operand: what it may grant
 }
