@@ -71,7 +71,12 @@ func runApply(ctx context.Context, c *call) error {
 	if o.dir == "" {
 		return usageError("apply needs -f DIR, the folder with a " + manifestName)
 	}
-	m, err := readManifest(o.dir)
+	dir, err := openDescribed(o.dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.root.Close() }() // it was only read
+	m, err := dir.manifest()
 	if err != nil {
 		return err
 	}
@@ -79,8 +84,7 @@ func runApply(ctx context.Context, c *call) error {
 	defer cancel()
 	out := applied{Applications: []appliedApplication{}, Services: []serviceChange{}}
 	for _, name := range slices.Sorted(maps.Keys(m.Applications)) {
-		entry := m.Applications[name]
-		in, err := entry.release(o.dir, o.note)
+		in, err := dir.release(m.Applications[name], o.note)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -13,8 +14,9 @@ func TestExampleRoles(t *testing.T) {
 	t.Parallel()
 	const dir = "../../docs/models/github/"
 	var d authz.Draft
-	must(t, readAsJSON(dir+"roles.yaml", &d.Roles, ""))
-	var err error
+	roles, err := os.ReadFile(dir + "roles.yaml")
+	must(t, err)
+	must(t, readAsJSON("roles.yaml", roles, &d.Roles, ""))
 	d.Model, err = trial.ReadModel(dir + "model.fga")
 	must(t, err)
 	f, err := trial.Read(dir + "store.fga.yaml")

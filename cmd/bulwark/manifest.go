@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,7 +25,7 @@ import (
 const manifestName = "bulwark.yaml"
 
 // manifest says what is to be. What it leaves out it leaves alone. Paths are
-// below the manifest's folder; those of lists may be patterns.
+// below the manifest's folder, see [described]; those of lists may be patterns.
 type manifest struct {
 	Version      int                            `yaml:"version"`
 	Applications map[string]manifestApplication `yaml:"applications"`
@@ -53,11 +54,60 @@ type manifestAudience struct {
 	Direct   bool     `yaml:"direct"`
 }
 
-// readManifest reads a folder's manifest.
-func readManifest(dir string) (*manifest, error) {
+// described is a folder with a manifest. Nothing outside it is read, whatever its
+// files name or link to: a pull request may have written them, and what is read
+// is quoted in errors and sent as a proposal.
+type described struct {
+	dir  string
+	root *os.Root
+}
+
+// openDescribed opens a folder. Close its root.
+func openDescribed(dir string) (*described, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, filepath.Join(dir, manifestName)+" cannot be read", err)
+	}
+	return &described{dir, root}, nil
+}
+
+// read is the folder's [trial.Reader]: paths begin with the folder.
+func (d *described) read(path string) ([]byte, error) {
+	name, err := filepath.Rel(d.dir, path)
+	if err != nil || !filepath.IsLocal(name) {
+		return nil, d.leaves(path)
+	}
+	text, err := d.root.ReadFile(name)
+	switch {
+	case err == nil:
+		return text, nil
+	case strings.HasSuffix(err.Error(), "escapes from parent"): // os has no name for this error
+		return nil, d.leaves(path)
+	}
+	return nil, fault.Wrap(fault.Invalid, path+" cannot be read", err)
+}
+
+func (d *described) leaves(path string) error {
+	return fault.New(fault.Invalid, path+" leaves "+d.dir+"; a folder describes everything by files of its own")
+}
+
+// path is that of a file that the manifest names.
+func (d *described) path(name string) (string, error) {
+	if !filepath.IsLocal(name) {
+		return "", d.leaves(name)
+	}
+	return filepath.Join(d.dir, name), nil
+}
+
+// manifest reads the folder's manifest.
+func (d *described) manifest() (*manifest, error) {
 	m := new(manifest)
-	path := filepath.Join(dir, manifestName)
-	if err := readStrict(path, m, "applications: {app: {model: model.fga}}"); err != nil {
+	path := filepath.Join(d.dir, manifestName)
+	text, err := d.read(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := readStrict(path, text, m, "applications: {app: {model: model.fga}}"); err != nil {
 		return nil, err
 	}
 	switch {
@@ -86,15 +136,11 @@ func readManifest(dir string) (*manifest, error) {
 	return m, nil
 }
 
-// readStrict reads one document of YAML, which JSON is too.
-func readStrict(path string, into any, like string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return fault.Wrap(fault.Invalid, path+" cannot be read", err)
-	}
+// readStrict reads the one document of YAML, which JSON is too, of a file.
+func readStrict(path string, text []byte, into any, like string) error {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
-	err = dec.Decode(into)
+	err := dec.Decode(into)
 	if err == nil && dec.Decode(new(any)) != io.EOF {
 		err = errors.New("there is more than one document")
 	}
@@ -105,53 +151,72 @@ func readStrict(path string, into any, like string) error {
 }
 
 // release reads what the application's entry names.
-func (a *manifestApplication) release(dir, note string) (in admin.NewRelease, err error) {
+func (d *described) release(a manifestApplication, note string) (in admin.NewRelease, err error) {
 	in.Note = note
 	if a.Model != "" {
-		source, err := trial.ReadModel(filepath.Join(dir, a.Model))
+		path, err := d.path(a.Model)
+		if err != nil {
+			return in, err
+		}
+		source, err := trial.Reader(d.read).Model(path)
 		if err != nil {
 			return in, err
 		}
 		in.Model = &source
 	}
 	if a.Policies != nil {
-		paths, err := matches(dir, *a.Policies)
+		paths, err := d.matches(*a.Policies)
 		if err != nil {
 			return in, err
 		}
 		files := []authz.PolicyFile{}
 		for _, path := range paths {
-			text, err := os.ReadFile(path)
+			text, err := d.read(path)
 			if err != nil {
-				return in, fault.Wrap(fault.Invalid, path+" cannot be read", err)
+				return in, err
 			}
 			files = append(files, authz.PolicyFile{Name: filepath.Base(path), Text: string(text)})
 		}
 		in.Policies = &files
 	}
-	if a.Claims != "" {
-		in.Claims = new(authz.Claims)
-		if err := readStrict(filepath.Join(dir, a.Claims), in.Claims, "context: {ticket: string}"); err != nil {
+	for _, f := range []struct {
+		name string
+		take func(path string, text []byte) error
+	}{
+		{a.Claims, func(path string, text []byte) error {
+			in.Claims = new(authz.Claims)
+			return readStrict(path, text, in.Claims, "context: {ticket: string}")
+		}},
+		{a.Roles, func(path string, text []byte) error {
+			in.Roles = new(authz.Roles)
+			return readAsJSON(path, text, in.Roles, "roles: [{name: maintainer, type: repository, relations: [maintainer]}]")
+		}},
+		{a.Routes, func(path string, text []byte) (err error) {
+			in.Routes, err = readRoutes(path, text)
+			return err
+		}},
+	} {
+		if f.name == "" {
+			continue
+		}
+		path, err := d.path(f.name)
+		if err != nil {
+			return in, err
+		}
+		text, err := d.read(path)
+		if err != nil {
+			return in, err
+		}
+		if err := f.take(path, text); err != nil {
 			return in, err
 		}
 	}
-	if a.Roles != "" {
-		in.Roles = new(authz.Roles)
-		if err := readAsJSON(filepath.Join(dir, a.Roles), in.Roles, "roles: [{name: maintainer, type: repository, relations: [maintainer]}]"); err != nil {
-			return in, err
-		}
-	}
-	if a.Routes != "" {
-		if in.Routes, err = readRoutes(filepath.Join(dir, a.Routes)); err != nil {
-			return in, err
-		}
-	}
-	paths, err := matches(dir, a.Tests)
+	paths, err := d.matches(a.Tests)
 	if err != nil {
 		return in, err
 	}
 	for _, path := range paths {
-		f, err := trial.Read(path)
+		f, err := trial.Reader(d.read).Tests(path)
 		if err != nil {
 			return in, err
 		}
@@ -165,16 +230,22 @@ func (a *manifestApplication) release(dir, note string) (in admin.NewRelease, er
 
 // matches resolves patterns to files, each once, in the order of the patterns and
 // then of names. A pattern without a file is a mistake.
-func matches(dir string, patterns []string) ([]string, error) {
+func (d *described) matches(patterns []string) ([]string, error) {
 	var all []string
 	for _, p := range patterns {
-		found, err := filepath.Glob(filepath.Join(dir, p))
+		if _, err := d.path(p); err != nil {
+			return nil, err
+		}
+		found, err := fs.Glob(d.root.FS(), filepath.ToSlash(filepath.Clean(p)))
+		if err == nil && !strings.ContainsAny(p, `*?[\`) {
+			found = []string{p} // reading it says more than that it is not there
+		}
 		if err != nil || len(found) == 0 {
-			return nil, fault.Wrap(fault.Invalid, fmt.Sprintf("there is no file %s below %s", p, dir), err)
+			return nil, fault.Wrap(fault.Invalid, fmt.Sprintf("there is no file %s below %s", p, d.dir), err)
 		}
 		slices.Sort(found)
-		for _, path := range found {
-			if !slices.Contains(all, path) {
+		for _, name := range found {
+			if path := filepath.Join(d.dir, name); !slices.Contains(all, path) {
 				all = append(all, path)
 			}
 		}
@@ -183,9 +254,9 @@ func matches(dir string, patterns []string) ([]string, error) {
 }
 
 // readAsJSON reads YAML by a type's JSON names.
-func readAsJSON(path string, into any, like string) error {
+func readAsJSON(path string, text []byte, into any, like string) error {
 	var loose any
-	if err := readStrict(path, &loose, like); err != nil {
+	if err := readStrict(path, text, &loose, like); err != nil {
 		return err
 	}
 	raw, err := json.Marshal(loose)
@@ -201,12 +272,8 @@ func readAsJSON(path string, into any, like string) error {
 }
 
 // readRoutes reads a list of routes as the configuration has it.
-func readRoutes(path string) (*json.RawMessage, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, path+" cannot be read", err)
-	}
-	if _, err = config.ParseRoutes(text); err != nil {
+func readRoutes(path string, text []byte) (*json.RawMessage, error) {
+	if _, err := config.ParseRoutes(text); err != nil {
 		return nil, fault.Wrap(fault.Invalid, path+": "+fault.Public(err), err)
 	}
 	var list []any

@@ -63,6 +63,9 @@ func Modules(dir fs.FS, name string) (string, error) {
 func readFile(dir fs.FS, name string) (string, error) {
 	raw, err := fs.ReadFile(dir, name)
 	if err != nil {
+		if fault.KindOf(err) == fault.Invalid { // whose files these are says why
+			return "", err
+		}
 		return "", fault.Wrap(fault.Invalid, "a file of the model cannot be read: "+name, err)
 	}
 	if len(raw) > MaxSource {

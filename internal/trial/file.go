@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -98,10 +99,21 @@ type UserFilter struct {
 	Relation string `yaml:"relation" json:"relation,omitempty"`
 }
 
+// Reader reads a file by its path; [os.ReadFile] is one. An error of kind
+// [fault.Invalid] says itself why not, others are worded here.
+type Reader func(path string) ([]byte, error)
+
 // Read reads a file of model tests with all that it names.
-func Read(path string) (*File, error) {
+func Read(path string) (*File, error) { return Reader(os.ReadFile).Tests(path) }
+
+// ReadModel reads a model: the language's text, its JSON form, or the modules that
+// an fga.mod lists.
+func ReadModel(path string) (string, error) { return Reader(os.ReadFile).Model(path) }
+
+// Tests is [Read] by the reader.
+func (read Reader) Tests(path string) (*File, error) {
 	f := new(File)
-	if err := readYAML(path, f); err != nil {
+	if err := read.yaml(path, f); err != nil {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
@@ -110,11 +122,11 @@ func Read(path string) (*File, error) {
 	}
 	var err error
 	if f.ModelFile != "" {
-		if f.Model, err = ReadModel(filepath.Join(dir, f.ModelFile)); err != nil {
+		if f.Model, err = read.Model(filepath.Join(dir, f.ModelFile)); err != nil {
 			return nil, err
 		}
 	}
-	if f.Tuples, err = withFiles(dir, f.Tuples, f.TupleFile, f.TupleFiles); err != nil {
+	if f.Tuples, err = read.withFiles(dir, f.Tuples, f.TupleFile, f.TupleFiles); err != nil {
 		return nil, err
 	}
 	for i := range f.Tests {
@@ -122,33 +134,54 @@ func Read(path string) (*File, error) {
 		if t.Name == "" {
 			return nil, fault.New(fault.Invalid, fmt.Sprintf("%s: test %d has no name", path, i+1))
 		}
-		if t.Tuples, err = withFiles(dir, t.Tuples, t.TupleFile, t.TupleFiles); err != nil {
+		if t.Tuples, err = read.withFiles(dir, t.Tuples, t.TupleFile, t.TupleFiles); err != nil {
 			return nil, err
 		}
 	}
 	return f, nil
 }
 
-// ReadModel reads a model: the language's text, its JSON form, or the modules that
-// an fga.mod lists.
-func ReadModel(path string) (string, error) {
+// Model is [ReadModel] by the reader.
+func (read Reader) Model(path string) (string, error) {
 	if filepath.Ext(path) == ".mod" {
-		return schema.Modules(os.DirFS(filepath.Dir(path)), filepath.Base(path))
+		return schema.Modules(folder{read, filepath.Dir(path)}, filepath.Base(path))
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "", fault.Wrap(fault.Invalid, "the model cannot be read: "+path, err)
+	text, err := read.file("the model", path)
+	return string(text), err
+}
+
+// folder is a reader's folder. It holds files to read and nothing else.
+type folder struct {
+	read Reader
+	dir  string
+}
+
+func (f folder) ReadFile(name string) ([]byte, error) {
+	if !fs.ValidPath(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
 	}
-	return string(text), nil
+	return f.read(filepath.Join(f.dir, filepath.FromSlash(name)))
+}
+
+func (folder) Open(name string) (fs.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+}
+
+func (read Reader) file(what, path string) ([]byte, error) {
+	text, err := read(path)
+	if err != nil && fault.KindOf(err) != fault.Invalid {
+		err = fault.Wrap(fault.Invalid, what+" cannot be read: "+path, err)
+	}
+	return text, err
 }
 
 var yamlNoise = regexp.MustCompile(` in type [\w.]+|yaml: |unmarshal errors:|document contains `)
 
-// readYAML reads one document, strictly.
-func readYAML(path string, into any) error {
-	text, err := os.ReadFile(path)
+// yaml reads one document, strictly.
+func (read Reader) yaml(path string, into any) error {
+	text, err := read.file("the file", path)
 	if err != nil {
-		return fault.Wrap(fault.Invalid, "the file cannot be read: "+path, err)
+		return err
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
@@ -165,18 +198,20 @@ func readYAML(path string, into any) error {
 }
 
 // withFiles adds the tuples of files to those that are there.
-func withFiles(dir string, tuples []Tuple, one string, many []string) ([]Tuple, error) {
+func (read Reader) withFiles(dir string, tuples []Tuple, one string, many []string) ([]Tuple, error) {
 	if one != "" {
 		many = append([]string{one}, many...)
 	}
 	for _, name := range many {
 		path := filepath.Join(dir, name)
 		var more []Tuple
-		read := func(path string) error { return readYAML(path, &more) } // JSON is YAML, too
+		var err error
 		if filepath.Ext(path) == ".csv" {
-			read = func(path string) (err error) { more, err = readCSV(path); return err }
+			more, err = read.csv(path)
+		} else {
+			err = read.yaml(path, &more) // JSON is YAML, too
 		}
-		if err := read(path); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		tuples = append(tuples, more...)
@@ -189,11 +224,11 @@ var (
 	csvAllowed = append(strings.Fields("user_relation condition_name condition_context"), csvNeeded...)
 )
 
-// readCSV reads tuples with a head line that names the columns.
-func readCSV(path string) ([]Tuple, error) {
-	text, err := os.ReadFile(path)
+// csv reads tuples with a head line that names the columns.
+func (read Reader) csv(path string) ([]Tuple, error) {
+	text, err := read.file("the file", path)
 	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "the file cannot be read: "+path, err)
+		return nil, err
 	}
 	rows, err := csv.NewReader(bytes.NewReader(text)).ReadAll()
 	if err != nil || len(rows) == 0 {
