@@ -65,11 +65,9 @@ func (e *Engine) ListObjects(ctx context.Context, q ObjectsQuery) (List, error) 
 		ids = w.judged(target, typ, q.Subject, ids)
 	}
 	names := ev.names(ids)
-	if self, _ := relation.SplitSubject(q.Subject); ev.who.object == 0 && ev.who.set && target.itself(ev.who.form) {
-		ev.same = true // an object that no tuple names has this userset all the same
-		if w.judge(self, q.Subject, target, 0, yes) {
-			names = append(names, self)
-		}
+	self, _ := relation.SplitSubject(q.Subject)
+	if of, _, _ := relation.SplitObject(self); ev.who.object == 0 && ev.who.set && of == q.Type && w.itself(self, q.Subject, target) {
+		names = append(names, self)
 	}
 	return e.list(q.Store, w, names, q.Limit, q.After)
 }
@@ -95,6 +93,14 @@ func (e *Engine) list(store relation.StoreID, w *wave, names []string, limit int
 	}
 	l.Names = names
 	return l, nil
+}
+
+// itself tells whether an object that no tuple names has the program for a userset
+// of its own, which asks.
+func (w *wave) itself(object, userset string, prog *program) bool {
+	w.ev.same = true
+	clear(w.ev.memo)
+	return w.asks(0, prog, false) && w.judge(object, userset, prog, 0, yes)
 }
 
 func (p *program) itself(userset sym) bool {

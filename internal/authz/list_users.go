@@ -57,9 +57,8 @@ func (e *Engine) ListUsers(ctx context.Context, q UsersQuery) (List, error) {
 	for _, id := range w.users(q.Object, object, prog, want, of) {
 		names = append(names, ev.name(id)+suffix)
 	}
-	if object == 0 && want.set && prog.itself(want.form) {
-		ev.who, ev.same = want.asker, true
-		if clear(ev.memo); w.judge(q.Object, q.Object+suffix, prog, 0, yes) {
+	if object == 0 && want.set && of == typ {
+		if ev.who = want.asker; w.itself(q.Object, q.Object+suffix, prog) {
 			names = append(names, q.Object+suffix)
 		}
 	}
