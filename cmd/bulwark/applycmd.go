@@ -20,8 +20,9 @@ import (
 type applied struct {
 	Applications []appliedApplication `json:"applications"`
 	Services     []serviceChange      `json:"services"`
-	Differs      bool                 `json:"differs"` // what is in force is not what DIR describes
-	Failed       int                  `json:"failed"`  // assertions of tests that do not hold
+	Differs      bool                 `json:"differs"`         // what is in force is not what DIR describes
+	Failed       int                  `json:"failed"`          // assertions of tests that do not hold
+	Error        string               `json:"error,omitempty"` // why it ended after the steps above
 }
 
 type appliedApplication struct {
@@ -80,40 +81,20 @@ func runApply(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, applyTime)
-	defer cancel()
-	out := applied{Applications: []appliedApplication{}, Services: []serviceChange{}}
-	for _, name := range slices.Sorted(maps.Keys(m.Applications)) {
-		in, err := dir.release(m.Applications[name], o.note)
-		if err != nil {
-			return err
-		}
-		a, err := planApplication(ctx, client, name, in, &o, c.stderr)
-		if err != nil {
-			return fault.Wrap(fault.KindOf(err), "application "+name+": "+fault.Public(err), err)
-		}
-		out.Differs = out.Differs || a.State != "in_force"
-		for _, t := range a.Outcomes {
-			_, failed := t.Count()
-			out.Failed += failed
-		}
-		if !o.plan {
-			if err := carryOut(ctx, client, &a, in, &o); err != nil {
-				return fault.Wrap(fault.KindOf(err), "application "+name+": "+fault.Public(err), err)
-			}
-		}
-		out.Applications = append(out.Applications, a)
-	}
-	if out.Services, err = planServices(ctx, client, m.Services); err != nil {
+	in, err := dir.releases(m, o.note)
+	if err != nil {
 		return err
 	}
-	out.Differs = out.Differs || len(out.Services) > 0
-	if !o.plan {
-		for _, s := range out.Services {
-			if err := s.do(ctx); err != nil {
-				return fault.Wrap(fault.KindOf(err), "service "+s.Service+": "+s.Change+": "+fault.Public(err), err)
-			}
+	ctx, cancel := context.WithTimeout(ctx, applyTime)
+	defer cancel()
+	out, err := o.take(ctx, client, m, in, c.stderr)
+	if err != nil {
+		if !o.plan && len(out.Applications)+len(out.Services) > 0 {
+			// Whoever repairs this has to know what is changed already.
+			out.Error = fault.Public(err)
+			_ = c.show(out, func(w io.Writer) { out.print(w, &o) }) // err says more
 		}
+		return err
 	}
 	if err := c.show(out, func(w io.Writer) { out.print(w, &o) }); err != nil {
 		return err
@@ -122,6 +103,41 @@ func runApply(ctx context.Context, c *call) error {
 		return errNo
 	}
 	return nil
+}
+
+// take takes the next steps, or plans them. With an error it returns those that it
+// took before.
+func (o *applyOptions) take(ctx context.Context, c *admin.Client, m *manifest, in map[string]admin.NewRelease, progress io.Writer) (applied, error) {
+	out := applied{Applications: []appliedApplication{}, Services: []serviceChange{}}
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		a, err := planApplication(ctx, c, name, in[name], o, progress)
+		out.Differs = out.Differs || err == nil && a.State != "in_force"
+		if err == nil && !o.plan {
+			err = carryOut(ctx, c, &a, in[name], o)
+		}
+		if err != nil {
+			return out, fault.Wrap(fault.KindOf(err), "application "+name+": "+fault.Public(err), err)
+		}
+		for _, t := range a.Outcomes {
+			_, failed := t.Count()
+			out.Failed += failed
+		}
+		out.Applications = append(out.Applications, a)
+	}
+	services, err := planServices(ctx, c, m.Services)
+	if err != nil {
+		return out, err
+	}
+	out.Differs = out.Differs || len(services) > 0
+	for _, s := range services {
+		if !o.plan {
+			if err := s.do(ctx); err != nil {
+				return out, fault.Wrap(fault.KindOf(err), "service "+s.Service+": "+s.Change+": "+fault.Public(err), err)
+			}
+		}
+		out.Services = append(out.Services, s)
+	}
+	return out, nil
 }
 
 // planApplication rehearses what DIR says of an application.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,6 +149,19 @@ func readStrict(path string, text []byte, into any, like string) error {
 		return fault.Wrap(fault.Invalid, path+" is not like "+like+": "+strings.Join(strings.Fields(err.Error()), " "), err)
 	}
 	return nil
+}
+
+// releases reads what every application's entry names.
+func (d *described) releases(m *manifest, note string) (map[string]admin.NewRelease, error) {
+	all := map[string]admin.NewRelease{}
+	for _, name := range slices.Sorted(maps.Keys(m.Applications)) {
+		in, err := d.release(m.Applications[name], note)
+		if err != nil {
+			return nil, err
+		}
+		all[name] = in
+	}
+	return all, nil
 }
 
 // release reads what the application's entry names.
