@@ -109,6 +109,10 @@ const maxOpen = 64
 // with its tests. Who refused what stays in the audit log.
 const maxRefused = 32
 
+// MaxTestFiles bounds the test files of one proposal: each compiles the model anew
+// for an engine of its own.
+const MaxTestFiles = 100
+
 // Registry knows the releases of all applications. It is safe for concurrent use.
 type Registry struct {
 	cfg Config
@@ -228,8 +232,12 @@ type Plan struct {
 
 // Plan compiles a proposal and runs its tests. Nothing is stored. Errors are
 // about the proposal: those of [authz.Engine.Compile], of the tests' files, and
-// [fault.Invalid] for a proposal without an assertion.
+// [fault.Invalid] for a proposal without an assertion, and [fault.TooLarge] beyond
+// [MaxTestFiles].
 func (g *Registry) Plan(ctx context.Context, application string, p Proposal) (Plan, error) {
+	if n := len(p.Tests); n > MaxTestFiles {
+		return Plan{}, fault.New(fault.TooLarge, fmt.Sprintf("the proposal has %d test files; one may have %d", n, MaxTestFiles))
+	}
 	now, _ := g.cfg.Engine.Rollout(application)
 	v, content, err := g.cfg.Engine.Compile(application, p.Draft)
 	if err != nil {

@@ -205,3 +205,14 @@ func TestRecorded(t *testing.T) {
 		}
 	}
 }
+
+// Each test file costs a compilation, however small it is. Those beyond the bound
+// cost none: there is not even an engine here.
+func TestTestFilesAreBounded(t *testing.T) {
+	t.Parallel()
+	g := &Registry{}
+	_, err := g.Plan(t.Context(), "docs", Proposal{Tests: make([]trial.File, MaxTestFiles+1)})
+	if want := "the proposal has 101 test files; one may have 100"; fault.KindOf(err) != fault.TooLarge || fault.Public(err) != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}

@@ -228,6 +228,12 @@ func TestReleaseNeedsTests(t *testing.T) {
 	source := guardtest.Docs + "type memo\n"
 	_, err := author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source})
 	wantKind(t, err, fault.Invalid)
+	many := make([]trial.File, release.MaxTestFiles+1)
+	many[0] = holds[0]
+	_, err = author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source, Tests: many})
+	wantKind(t, err, fault.TooLarge)
+	_, err = author.ProposeRelease(ctx, "docs", admin.NewRelease{Model: &source, Tests: many[1:]}) // as many as may be, and they assert nothing
+	wantKind(t, err, fault.Invalid)
 	wrong := []trial.File{{Name: "wrong", Tests: []trial.Test{{
 		Name: "x", Tuples: []trial.Tuple{{User: "user:x", Relation: "viewer", Object: "document:x"}},
 		Check: []trial.Check{{User: "user:x", Object: "document:x", Assertions: map[string]bool{"viewer": false}}},
