@@ -162,13 +162,20 @@ type server struct {
 	door      *web.Limiter
 	readers   readers
 	transfers readers // backups and restores
+	pace      pace    // of uploads
 }
 
 // New returns the server: a handler for every path below [Base].
-func New(cfg Config) http.Handler {
-	s := &server{Config: cfg, door: web.NewLimiter(web.LimiterConfig{
+func New(cfg Config) http.Handler { return newServer(cfg).handler() }
+
+func newServer(cfg Config) *server {
+	return &server{Config: cfg, door: web.NewLimiter(web.LimiterConfig{
 		Burst: 10, Refill: 6 * time.Second, Networks: 4096, Now: cfg.Now,
-	}), readers: newReaders(maxReaders, math.MaxInt, "reads the audit log"), transfers: newReaders(maxTransfers, maxAllTransfers, "backs up or restores stores")}
+	}), readers: newReaders(maxReaders, math.MaxInt, "reads the audit log"), transfers: newReaders(maxTransfers, maxAllTransfers, "backs up or restores stores"), pace: pace{transferGrace, transferRate}}
+}
+
+func (s *server) handler() http.Handler {
+	cfg := s.Config
 	// What is larger or takes longer than the rest, by the beginning of its path.
 	rest := newMux(cfg)
 	special := map[string]*web.Mux{

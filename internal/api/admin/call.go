@@ -3,8 +3,10 @@ package admin
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +39,8 @@ var done = answer{status: http.StatusNoContent}
 // call is one request that the guard let in. It belongs to one goroutine.
 type call struct {
 	r      *http.Request
-	tenant tenant.ID // the principal's
+	w      http.ResponseWriter // for its deadlines alone; nil at the open door
+	tenant tenant.ID           // the principal's
 	who    *principal.Principal
 	begun  ledger.Event  // as the guard left it: the base of a change's event
 	record *audit.Record // nil at the open door
@@ -68,7 +71,7 @@ func (s *server) guarded(rt route) web.Handler {
 		if !v.Allowed {
 			return refused(rt, v)
 		}
-		c := &call{r: r, tenant: v.Principal.Tenant, who: v.Principal, begun: rec.Event, record: rec}
+		c := &call{r: r, w: w, tenant: v.Principal.Tenant, who: v.Principal, begun: rec.Event, record: rec}
 		// Until the outcome is known the record says that the request failed.
 		// A panic leaves it that way.
 		failed(rec, fault.Internal)
@@ -89,7 +92,13 @@ func (s *server) guarded(rt route) web.Handler {
 			authz.MarkOverlap(&rec.Event, err)
 			err = web.WithDecision(err, v.DecisionID)
 		}
-		if closing := rec.Close(r.Context()); closing != nil {
+		ctx := r.Context()
+		if errors.Is(err, os.ErrDeadlineExceeded) { // net/http ends the context of whose body does not come
+			var cancel func()
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), web.DefaultTimeout)
+			defer cancel()
+		}
+		if closing := rec.Close(ctx); closing != nil {
 			return fault.Wrap(fault.Unavailable, "the audit log cannot take the event; try again later", closing)
 		}
 		if err != nil {

@@ -1,6 +1,9 @@
 package admin
 
-import "net/http"
+import (
+	"net/http"
+	"time"
+)
 
 // Row is a row of the table as tests outside see it.
 type Row struct {
@@ -34,4 +37,18 @@ func NewHooked(cfg Config, effect string, do func()) http.Handler {
 		}
 	}
 	return m
+}
+
+// NewPaced returns a server with another pace of uploads.
+func NewPaced(cfg Config, grace time.Duration, rate int64) http.Handler {
+	s := newServer(cfg)
+	s.pace = pace{grace, rate}
+	return s.handler()
+}
+
+// Due returns how long after its beginning an upload has to go on, of which n
+// bytes were there so long after it.
+func Due(after time.Duration, n int64) time.Duration {
+	var begin time.Time
+	return pace{transferGrace, transferRate}.next(begin, begin.Add(after), n).Sub(begin)
 }

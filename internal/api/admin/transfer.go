@@ -28,6 +28,9 @@ const (
 	maxTransfers  = 2 // of a tenant at a time: each keeps an archive on the disk
 
 	maxAllTransfers = 8 // of all tenants
+
+	transferGrace = 30 * time.Second
+	transferRate  = 64 << 10
 )
 
 // spool is a file without a name, so that nothing is left whatever ends first. An
@@ -185,7 +188,7 @@ func restoreStore(s *server, c *call) (answer, error) {
 		return answer{}, err
 	}
 	defer func() { _ = f.Close() }() // it has no name: there is nothing to lose
-	if err := receive(f, c.r.Body); err != nil {
+	if err := s.pace.receive(c, f); err != nil {
 		return answer{}, err
 	}
 	a, err := probe(c.r.Context(), f)
@@ -201,14 +204,59 @@ func restoreStore(s *server, c *call) (answer, error) {
 	return s.restoreFree(c, f, a, q.Get("name"))
 }
 
-func receive(f *os.File, body io.Reader) error {
+// pace is what an upload has to keep. Few may be under way at a time, so a slow
+// one must not hold its place for as long as a large one may take.
+type pace struct {
+	grace time.Duration // at the beginning, and for each piece
+	rate  int64         // bytes a second, on average after the first grace
+}
+
+// next returns when more has to be there, of an upload that began at begin and of
+// which n bytes, no more than an archive's, are there now.
+func (p pace) next(begin, now time.Time, n int64) time.Time {
+	due := begin.Add(p.grace + time.Duration(n)*time.Second/time.Duration(p.rate))
+	if idle := now.Add(p.grace); idle.Before(due) {
+		return idle
+	}
+	return due
+}
+
+// receive takes the body over, for as long as it keeps the pace.
+func (p pace) receive(c *call, f *os.File) error {
+	last, _ := c.r.Context().Deadline() // which web has set on the connection, too
+	wake := http.NewResponseController(c.w)
+	until := func(t time.Time) { _ = wake.SetReadDeadline(t) } // every real connection can
 	var over *http.MaxBytesError
-	switch err := copyOver(f, body); {
+	switch err := copyOver(f, &paced{pace: p, body: c.r.Body, begin: time.Now(), last: last, until: until}); {
+	case err == nil:
+		return nil // net/http has lifted the deadline with the body's end
 	case errors.As(err, &over):
 		return fault.New(fault.TooLarge, "the archive is larger than 1 GiB")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fault.Wrap(fault.Exhausted, "the archive comes too slowly for its place, of which there are few; send at least 64 KiB a second", err)
 	default:
 		return err
 	}
+}
+
+// paced is a body whose reads end when it falls behind.
+type paced struct {
+	pace
+	body        io.Reader
+	begin, last time.Time // by the wall, as the network's deadlines
+	n           int64
+	until       func(time.Time)
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	due := p.next(p.begin, time.Now(), p.n)
+	if !p.last.IsZero() && p.last.Before(due) {
+		due = p.last
+	}
+	p.until(due)
+	n, err := p.body.Read(b)
+	p.n += int64(n)
+	return n, err
 }
 
 // copyOver tells the body's errors from the disk's.
