@@ -34,6 +34,7 @@ type cases struct {
 		Context    map[string]any `json:"context"`
 		Check      string         `json:"check"`
 		Undefined  bool           `json:"undefined"`
+		Circles    []string       `json:"circles"`
 		Objects    []string       `json:"objects"`
 		Users      []string       `json:"users"`
 	} `json:"cases"`
@@ -223,7 +224,12 @@ func (c *comparison) graph(ctx context.Context, d *decisions, g cases) error {
 				if form.want == "[error]" {
 					form.want = "error"
 				}
-				c.judge(s.name, form.name, form.got, form.want, judged{q.Undefined, over, userset, func(form, got, want string) bool { return asks.contradicts(ctx, q.Question, form, got, want) }}, func() string {
+				c.judge(s.name, form.name, form.got, form.want, judged{q.Undefined, over, userset, q.Question.Object, q.Circles, func(form, got, want string) bool {
+					if form == "check" {
+						return asks.objects(ctx, q.Question) == fmt.Sprint(q.Objects)
+					}
+					return asks.contradicts(ctx, q.Question, form, got, want)
+				}}, func() string {
 					return fmt.Sprintf("%s, %s of %v, with %v and %v: %s, the reference says %s\n%s%v", s.name, form.name, q.Question, q.Contextual, q.Context, form.got, form.want, g.Model, g.Tuples)
 				})
 			}
@@ -257,14 +263,16 @@ func (c *comparison) judge(side, form, got, want string, q judged, text func() s
 		c.excluded["a condition that cannot be evaluated: openfga answers all the same ("+form+")"]++
 	case got == "error":
 		c.excluded["a condition that cannot be evaluated: openfga fails all the same ("+form+")"]++
-	case form == "users" && q.userset != "" && only(got, "#"+q.userset) == want:
+	case form == "users" && q.userset != "" && q.asked(form, got) == want:
 		c.excluded["openfga lists objects where a userset was asked for (users)"]++
 	case form == "users" && strings.Contains(want, ":*") && strings.Contains(got, ":*") && only(got, ":*") == only(want, ":*"):
 		c.excluded["who stands beside type:* (users)"]++
 	case q.over:
 		c.excluded["a contextual tuple has the key of a stored one: openfga counts both ("+form+")"]++
-	case q.contradicts != nil && q.contradicts(form, got, want):
-		c.excluded["openfga's list contradicts its own Check ("+form+")"]++
+	case q.circle(form, got, want):
+		c.excluded["what is subtracted leads to itself: openfga denies ("+form+")"]++
+	case q.contradicts != nil && q.contradicts(form, q.asked(form, got), want):
+		c.excluded["openfga's list and Check contradict each other ("+form+")"]++
 	default:
 		c.theirs = append(c.theirs, text())
 	}
@@ -275,9 +283,35 @@ type judged struct {
 	undefined bool
 	over      bool   // a contextual tuple has the key of a stored one
 	userset   string // of the users asked for
-	// contradicts reports whether the side's own Check says what want says of
-	// every name that only one of the lists holds.
+	object    string
+	circles   []string // objects on which what is subtracted leads to itself
+	// contradicts reports whether the side itself says what want says: its Check of
+	// every name that only one of the lists holds, its list for a Check.
 	contradicts func(form, got, want string) bool
+}
+
+// asked leaves of a list of users those of the form asked for: OpenFGA may list
+// others beside them.
+func (q judged) asked(form, list string) string {
+	if form == "users" && q.userset != "" {
+		return only(list, "#"+q.userset)
+	}
+	return list
+}
+
+// circle reports whether got lacks, of what want has, only what a circle under "but
+// not" stands before.
+func (q judged) circle(form, got, want string) bool {
+	if form == "check" {
+		return slices.Contains(q.circles, q.object) && got == "deny"
+	}
+	fields := func(list string) []string { return strings.Fields(strings.Trim(list, "[]")) }
+	lacks := slices.DeleteFunc(fields(want), func(name string) bool { return slices.Contains(fields(got), name) })
+	more := slices.ContainsFunc(fields(got), func(name string) bool { return !slices.Contains(fields(want), name) })
+	if form == "users" {
+		return !more && slices.Contains(q.circles, q.object)
+	}
+	return !more && !slices.ContainsFunc(lacks, func(name string) bool { return !slices.Contains(q.circles, name) })
 }
 
 // only leaves the names that end so.
@@ -380,7 +414,7 @@ func (a asking) check(ctx context.Context, q caseTuple) string {
 
 // contradicts: see judged.
 func (a asking) contradicts(ctx context.Context, q caseTuple, form, got, want string) bool {
-	if form == "check" || got == "error" || want == "error" {
+	if got == "error" || want == "error" {
 		return false
 	}
 	fields := func(list string) []string { return strings.Fields(strings.Trim(list, "[]")) }

@@ -171,6 +171,13 @@ func (c *comparison) question(rt *rapid.T, w *world, g *refGraph, q relation.Tup
 		return r
 	}
 	r.Undefined = c.record != nil && g.solve(q.Object, q.Relation, q.Subject, false) == undefined
+	if c.record != nil {
+		for _, object := range append(g.names(typeOf(q.Object)), q.Object) {
+			if g.circles(object, q.Relation) {
+				r.Circles = append(r.Circles, object)
+			}
+		}
+	}
 	x, err := w.Expand(context.Background(), ExpandQuery{Store: w.store, Object: q.Object, Relation: q.Relation, Asked: asked})
 	if err != nil {
 		fatal("expand %s: %v", q, err)

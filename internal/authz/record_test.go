@@ -27,6 +27,7 @@ type recordedCase struct {
 	Context    map[string]any   `json:"context"`
 	Check      string           `json:"check"`     // allow, deny or error
 	Undefined  bool             `json:"undefined"` // a deny that depends on its own negation
+	Circles    []string         `json:"circles"`   // objects on which what is subtracted leads to itself
 	Objects    []string         `json:"objects"`   // "error" alone: no answer
 	Users      []string         `json:"users"`
 }

@@ -380,6 +380,56 @@ func (g *refGraph) objects(typ, rel, subject string) []string {
 	return out
 }
 
+// circles reports whether what is subtracted on the way to the object's relation
+// leads to itself. There, and only for that reason, OpenFGA denies what follows
+// here from the rule that a circle is no.
+func (g *refGraph) circles(object, rel string) bool {
+	type spot struct{ object, rel string }
+	path, done := map[spot]bool{}, map[string]bool{}
+	var walk func(object string, r refRewrite, rel string, subtracted bool) bool
+	enter := func(object, rel string, subtracted bool) bool {
+		d := g.m.defs[typeOf(object)][rel]
+		at := spot{object, rel}
+		key := fmt.Sprint(at, subtracted)
+		switch {
+		case d == nil || strings.HasSuffix(object, ":*"):
+			return false
+		case path[at]:
+			return subtracted
+		case done[key]:
+			return false
+		}
+		path[at], done[key] = true, true
+		defer delete(path, at)
+		return walk(object, d.rewrite, rel, subtracted)
+	}
+	walk = func(object string, r refRewrite, rel string, subtracted bool) bool {
+		switch r.op {
+		case "computed":
+			return enter(object, r.relation, subtracted)
+		case "this", "from":
+			for _, t := range g.tuples {
+				if t.Object != object || !g.valid(t) {
+					continue
+				}
+				subject, of := relation.SplitSubject(t.Subject)
+				if r.op == "this" && t.Relation == rel && of != "" && enter(subject, of, subtracted) ||
+					r.op == "from" && t.Relation == r.tupleset && enter(subject, r.relation, subtracted) {
+					return true
+				}
+			}
+			return false
+		}
+		for n, operand := range r.operands {
+			if walk(object, operand, rel, subtracted || r.op == "not" && n == 1) {
+				return true
+			}
+		}
+		return false
+	}
+	return enter(object, rel, false)
+}
+
 // meetsUnknown: a list of users follows everything that could grant, and meets a
 // tuple whose condition cannot be evaluated.
 func (g *refGraph) meetsUnknown(object, rel, form string) bool {
