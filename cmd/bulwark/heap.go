@@ -25,8 +25,11 @@ func keepHeapFloor() {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	t := &heapTuner{live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}, percent: 100}
-	t.watch()
+	newHeapTuner().watch()
+}
+
+func newHeapTuner() *heapTuner {
+	return &heapTuner{live: []metrics.Sample{{Name: "/gc/heap/live:bytes"}}, percent: 100}
 }
 
 // watch calls tune after the next collection, which finds the object unused.

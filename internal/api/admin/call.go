@@ -3,10 +3,8 @@ package admin
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,7 +91,7 @@ func (s *server) guarded(rt route) web.Handler {
 			err = web.WithDecision(err, v.DecisionID)
 		}
 		ctx := r.Context()
-		if errors.Is(err, os.ErrDeadlineExceeded) { // net/http ends the context of whose body does not come
+		if err != nil { // what failed is recorded whether or not the caller still waits
 			var cancel func()
 			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), web.DefaultTimeout)
 			defer cancel()
