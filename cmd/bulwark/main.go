@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -200,6 +201,10 @@ func (c *call) flags() *flag.FlagSet {
 	return f
 }
 
+// keyID matches a key's id (RFC 7638, SHA-256 in base64url) that begins like a
+// flag, as one in 64 does; no flag is as long.
+var keyID = regexp.MustCompile(`^-[A-Za-z0-9_-]{42}$`)
+
 // parse reads flags that may stand before, between or after the arguments;
 // after "--" there are arguments alone. A negative most is no bound.
 func (c *call) parse(f *flag.FlagSet, least, most int) ([]string, error) {
@@ -209,6 +214,10 @@ func (c *call) parse(f *flag.FlagSet, least, most int) ([]string, error) {
 			c.help(f)
 			return nil, err
 		} else if err != nil {
+			if word := rest[len(rest)-f.NArg()-1]; keyID.MatchString(word) {
+				plain, rest = append(plain, word), f.Args()
+				continue
+			}
 			return nil, usageError(strings.Replace(err.Error(), "flag provided but not defined: -", "there is no flag --", 1))
 		}
 		left := f.Args()

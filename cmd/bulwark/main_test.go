@@ -119,6 +119,7 @@ func TestReachHint(t *testing.T) {
 // Flags stand before, between and after the arguments; behind "--" nothing is a flag.
 func TestParse(t *testing.T) {
 	t.Parallel()
+	const kid = "-bj5U7JJnz8_dzF1_c1S7wb9b0QebnvIEi6p8ljoRfo"
 	for _, c := range []struct {
 		given, plain []string
 		json         bool
@@ -131,6 +132,9 @@ func TestParse(t *testing.T) {
 		{given: []string{"a", "--", "--json"}, plain: []string{"a", "--json"}},
 		{given: []string{"--", "-x", "-h"}, plain: []string{"-x", "-h"}},
 		{given: []string{"a", "-"}, plain: []string{"a", "-"}},
+		{given: []string{"a", kid, "--json"}, plain: []string{"a", kid}, json: true},
+		{given: []string{"-" + kid[:42], "a"}, plain: []string{"-" + kid[:42], "a"}},
+		{given: []string{"a", kid + "x"}, bad: "there is no flag --" + kid[1:] + "x"},
 		{given: []string{"a"}, bad: "tuple write takes 2 arguments, not 1"},
 		{given: []string{"a", "b", "c"}, bad: "tuple write takes 2 arguments, not 3"},
 		{given: []string{"a", "b", "--jsn"}, bad: "there is no flag --jsn"},
