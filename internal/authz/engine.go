@@ -13,6 +13,7 @@ package authz
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +24,7 @@ import (
 	"bulwark.example/internal/secret"
 )
 
-// Config says what an engine works with. All fields but MAC, Epoch and Memory are required.
+// Config says what an engine works with. Store, Archive, Application and Now are required.
 type Config struct {
 	Store   Store
 	Archive Archive
@@ -35,6 +36,11 @@ type Config struct {
 	Epoch       uint64       // of this instance's history
 	Memory      int64        // bytes that stores may take before the ones not asked for leave; 0: no bound
 	Now         func() time.Time
+	Logger      *slog.Logger // nil discards
+
+	Images       Images // nil: stores are loaded from their rows alone
+	ImageTuples  int    // that a store holds to get an image; 0: 20,000
+	ImageChanges int    // beside a sixteenth of its tuples, until its image is made anew; 0: 1,000
 }
 
 // Engine answers questions about all stores. It is safe for concurrent use.
@@ -45,6 +51,7 @@ type Engine struct {
 	mu           sync.Mutex // guards applications
 	applications map[string]*application
 
+	wanted chan *entry // whose images are to be written, or removed
 	counters
 }
 
@@ -55,7 +62,10 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Store == nil || cfg.Archive == nil || cfg.Application == nil || cfg.Now == nil {
 		return nil, fault.New(fault.Invalid, "authz: Store, Archive, Application and Now are required")
 	}
-	e := &Engine{cfg: cfg, applications: map[string]*application{}}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	e := &Engine{cfg: cfg, applications: map[string]*application{}, wanted: make(chan *entry, imageQueue)}
 	system, err := e.application(System).compile(SystemModel)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "authz: the system model", err)

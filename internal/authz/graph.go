@@ -185,13 +185,19 @@ func (b *builder) add(t relation.Tuple) error {
 // graph ends the building. A tuple that is there twice has kind [fault.Integrity].
 func (b *builder) graph(rev uint64) (*graph, error) {
 	g := b.g
-	s := &snapshot{rev: rev, tuples: len(b.list)}
 	var now []uint32
 	g.in, now = g.in.sorted()
 	for i := range b.list {
 		t := &b.list[i]
 		t.object, t.word = now[t.object], now[t.word]
 	}
+	return b.lay(rev)
+}
+
+// lay is the end of graph: the names have their numbers.
+func (b *builder) lay(rev uint64) (*graph, error) {
+	g := b.g
+	s := &snapshot{rev: rev, tuples: len(b.list)}
 	in := make(chan pages, 1)
 	go func() { in <- fill(b.edges(tie.in), g.in.n) }() // ends by itself; a quarter of a large store's load
 	list := b.edges(tie.out)

@@ -146,8 +146,8 @@ func (in *interner) add(object string, syms *symbols) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if in.n+1 >= maxEntities || len(in.arena) >= maxArena || len(object) > relation.MaxObject {
-		return 0, fault.New(fault.Exhausted, "the store holds too many objects")
+	if in.full() || len(object) > relation.MaxObject {
+		return 0, errTooMany
 	}
 	if (int(in.n)+1)*4 > len(in.table.s)*3 {
 		in.grow()
@@ -163,6 +163,10 @@ func (in *interner) add(object string, syms *symbols) (uint32, error) {
 	in.table.put(in.hash(object), in.known(in.n), in.n)
 	return in.n, nil
 }
+
+var errTooMany = fault.New(fault.Exhausted, "the store holds too many objects")
+
+func (in *interner) full() bool { return in.n+1 >= maxEntities || len(in.arena) >= maxArena }
 
 // append gives the name the next number.
 func (in *interner) append(name []byte, y sym) {

@@ -30,6 +30,8 @@ type mapStore struct {
 	events   []ledger.Event
 	own      map[relation.StoreID]*OwnPolicies
 	roles    map[relation.StoreID]map[string]Role
+	history  map[relation.StoreID][]TupleChange
+	images   map[relation.StoreID]*mapImage
 	engine   *Engine // delivered to, once there is one
 
 	loads     int
@@ -39,19 +41,14 @@ type mapStore struct {
 }
 
 func newMapStore() *mapStore {
-	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]relation.Tuple{}, revs: map[relation.StoreID]uint64{}, rollouts: map[string]Rollout{}}
+	return &mapStore{tuples: map[relation.StoreID]map[relation.Tuple]relation.Tuple{}, revs: map[relation.StoreID]uint64{}, rollouts: map[string]Rollout{},
+		history: map[relation.StoreID][]TupleChange{}, images: map[relation.StoreID]*mapImage{}}
 }
 
 func (s *mapStore) LoadGraph(_ context.Context, id relation.StoreID, each func(relation.Tuple) error) (Loaded, error) {
 	s.mu.Lock()
 	s.loads++
-	list, rev, err, hook := slices.Collect(maps.Values(s.tuples[id])), s.revs[id], s.loadErr, s.onLoad
-	l := Loaded{Revision: relation.Revision{Epoch: 1, Store: id, Rev: rev}, Own: s.own[id]}
-	for _, m := range s.models {
-		if m.Application == FreeApplication(id) {
-			l.Models = append(l.Models, m)
-		}
-	}
+	list, l, err, hook := slices.Collect(maps.Values(s.tuples[id])), s.loaded(id), s.loadErr, s.onLoad
 	s.mu.Unlock()
 	if hook != nil {
 		hook()
@@ -62,6 +59,16 @@ func (s *mapStore) LoadGraph(_ context.Context, id relation.StoreID, each func(r
 		}
 	}
 	return l, err
+}
+
+func (s *mapStore) loaded(id relation.StoreID) Loaded {
+	l := Loaded{Revision: relation.Revision{Epoch: 1, Store: id, Rev: s.revs[id]}, Own: s.own[id]}
+	for _, m := range s.models {
+		if m.Application == FreeApplication(id) {
+			l.Models = append(l.Models, m)
+		}
+	}
+	return l
 }
 
 func (s *mapStore) WriteTuples(_ context.Context, c ledger.Change, w Write) (relation.Revision, error) {
@@ -87,13 +94,18 @@ func (s *mapStore) WriteTuples(_ context.Context, c ledger.Change, w Write) (rel
 			return relation.Revision{}, fault.New(fault.Conflict, "a tuple exists already")
 		}
 	}
-	for _, t := range deletes {
-		delete(set, t.Key())
-	}
-	for _, t := range writes {
-		set[t.Key()] = t
-	}
 	s.revs[c.Store]++
+	note := func(ordinal int, t relation.Tuple, gone bool) {
+		s.history[c.Store] = append(s.history[c.Store], TupleChange{Position: Position{s.revs[c.Store], ordinal}, Tuple: t, Delete: gone})
+	}
+	for i, t := range deletes {
+		delete(set, t.Key())
+		note(i, t.Key(), true)
+	}
+	for i, t := range writes {
+		set[t.Key()] = t
+		note(len(deletes)+i, t, false)
+	}
 	rev := relation.Revision{Epoch: 1, Store: c.Store, Rev: s.revs[c.Store]}
 	c.Event.Revision = rev
 	s.events = append(s.events, c.Event)
@@ -184,6 +196,62 @@ func (s *mapStore) PutRollout(_ context.Context, ch ledger.Change, r Rollout, c 
 		}
 	}
 	return relation.Revision{Epoch: 1, Store: ch.Store, Rev: s.revs[ch.Store]}, nil
+}
+
+// mapImages keeps images in a mapStore.
+type mapImages struct{ *mapStore }
+
+type mapImage struct {
+	rev   uint64
+	parts [][]byte
+}
+
+func (s mapImages) LoadImage(_ context.Context, id relation.StoreID, part func(uint64, []byte) error, change func(TupleChange) error) (Loaded, error) {
+	s.mu.Lock()
+	im, l, history, err, hook := s.images[id], s.loaded(id), slices.Clone(s.history[id]), s.loadErr, s.onLoad
+	s.mu.Unlock()
+	if im == nil {
+		return Loaded{}, fault.New(fault.NotFound, "there is no image")
+	}
+	if hook != nil {
+		hook()
+	}
+	for _, b := range im.parts {
+		if err == nil {
+			err = part(im.rev, slices.Clone(b))
+		}
+	}
+	for _, c := range history {
+		if err == nil && c.Rev > im.rev {
+			err = change(c)
+		}
+	}
+	return l, err
+}
+
+func (s mapImages) PutImage(ctx context.Context, id relation.StoreID, rev uint64, write func(func([]byte) error) error) error {
+	im := &mapImage{rev: rev}
+	err := write(func(b []byte) error {
+		if len(b) > MaxImagePart {
+			return fault.New(fault.TooLarge, "a part is too large")
+		}
+		im.parts = append(im.parts, slices.Clone(b))
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.images[id] = im
+	return nil
+}
+
+func (s mapImages) DropImage(_ context.Context, id relation.StoreID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.images, id)
+	return nil
 }
 
 // mapArchive reads from a mapStore.

@@ -61,7 +61,24 @@ func cases(t *testing.T) int {
 func TestAgainstReference(t *testing.T) {
 	t.Parallel()
 	c := &comparison{tally: map[string]int{}, record: newRecorder(t)}
-	for want := cases(t); c.questions < want; {
+	c.against(t, cases(t))
+}
+
+// The same of graphs that leave memory now and then, and come back from an image
+// and what changed since.
+func TestImagesAgainstReference(t *testing.T) {
+	t.Parallel()
+	c := &comparison{tally: map[string]int{}, imaged: true}
+	c.against(t, cases(t)/5)
+	t.Logf("%d loads from images", c.reloads)
+	if c.reloads < uint64(c.valid)/2 {
+		t.Errorf("only %d loads from images of %d graphs", c.reloads, c.valid)
+	}
+}
+
+func (c *comparison) against(t *testing.T, want int) {
+	t.Helper()
+	for c.questions < want {
 		rapid.Check(t, c.graph)
 	}
 	t.Logf("%d cases of %d graphs, of which %d have a valid model: %v", c.questions, c.graphs, c.valid, c.tally)
@@ -77,6 +94,8 @@ type comparison struct {
 	graphs, valid, questions int
 	tally                    map[string]int
 	record                   *recorder // nil: nobody wants the cases
+	imaged                   bool
+	reloads                  uint64 // from images
 }
 
 func (c *comparison) graph(rt *rapid.T) {
@@ -108,8 +127,14 @@ func (c *comparison) graph(rt *rapid.T) {
 			w.db.tuples[w.store][tu.Key()] = tu
 		}
 	}
+	if c.imaged {
+		w.imaged(40)
+	}
 	if _, err := w.Check(context.Background(), Query{Store: w.store}); fault.KindOf(err) != fault.Invalid {
 		rt.Fatalf("the empty question: %v", err)
+	}
+	if c.imaged && w.shoot() != 1 && len(g.tuples) > len(written) {
+		rt.Fatalf("no image: %+v", w.Stats())
 	}
 	if len(written) > 0 {
 		if _, err := w.Write(context.Background(), ledger.Change{Store: w.store}, "", Write{Writes: written}); err != nil {
@@ -118,6 +143,9 @@ func (c *comparison) graph(rt *rapid.T) {
 	}
 	made := recordedGraph{Model: dsl, Tuples: g.tuples}
 	for range 12 {
+		if c.imaged && rapid.Bool().Draw(rt, "leaves") {
+			w.leave(w.store)
+		}
 		q := genQuestion(rt, m)
 		var asked Asked
 		if rapid.IntRange(0, 2).Draw(rt, "contextual") == 0 {
@@ -129,6 +157,12 @@ func (c *comparison) graph(rt *rapid.T) {
 		over := g.over(asked.Contextual)
 		over.asked = asked.Context
 		made.Cases = append(made.Cases, c.question(rt, w, over, q, asked))
+	}
+	if c.imaged {
+		if s := w.Stats(); s.ImageRefusals > 0 {
+			rt.Fatalf("an image was refused: %+v", s)
+		}
+		c.reloads += w.Stats().ImageLoads
 	}
 	if c.record != nil {
 		if err := c.record.enc.Encode(made); err != nil {

@@ -90,6 +90,8 @@ type entry struct {
 	pending []batch // what came while it ran
 	missed  bool    // more came than pending may hold
 
+	imaging imaging
+
 	announced []ModelRecord // of a free store, for the revision that is told next
 	own       *OwnPolicies  // the tenant's, for the same; nil: no change
 }
@@ -108,7 +110,10 @@ type batch struct {
 }
 
 // counters are read by [Engine.Stats].
-type counters struct{ loads, resyncs, evictions atomic.Uint64 }
+type counters struct {
+	loads, resyncs, evictions                             atomic.Uint64
+	imageLoads, imageRefusals, imageWrites, imageFailures atomic.Uint64
+}
 
 // Stats is a view of the engine's memory and work, for metrics.
 type Stats struct {
@@ -118,12 +123,19 @@ type Stats struct {
 	Resyncs uint64 // loads made necessary by a gap or a change that did not fit
 
 	Evictions uint64 // of a store from memory, to make room for another
-	Bytes     int64  // about what the stores take
+
+	ImageLoads    uint64 // loads that an image was enough for, with what changed since
+	ImageRefusals uint64 // of an image that is damaged, another's or a newer version's
+	ImageWrites   uint64
+	ImageFailures uint64 // of writing one
+
+	Bytes int64 // about what the stores take
 }
 
 // Stats walks all stores.
 func (e *Engine) Stats() Stats {
-	s := Stats{Loads: e.loads.Load(), Resyncs: e.resyncs.Load(), Evictions: e.evictions.Load()}
+	s := Stats{Loads: e.loads.Load(), Resyncs: e.resyncs.Load(), Evictions: e.evictions.Load(),
+		ImageLoads: e.imageLoads.Load(), ImageRefusals: e.imageRefusals.Load(), ImageWrites: e.imageWrites.Load(), ImageFailures: e.imageFailures.Load()}
 	for i := range e.stores.shards {
 		m := e.stores.shards[i].Load()
 		if m == nil {
@@ -209,16 +221,7 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	e.loads.Add(1)
-	var g *graph
-	b := newBuilder(ent.app.syms)
-	line := b.begin()
-	loaded, err := e.cfg.Store.LoadGraph(ctx, ent.id, line.add)
-	if built := line.end(); err == nil {
-		err = built
-	}
-	if err == nil {
-		g, err = b.graph(loaded.Revision.Rev)
-	}
+	g, loaded, im, err := e.read(ctx, ent)
 	ent.mu.Lock()
 	defer ent.mu.Unlock()
 	pending, missed := ent.pending, ent.missed
@@ -240,6 +243,9 @@ func (e *Engine) fly(ctx context.Context, ent *entry, f *flight) {
 			ent.graph = g
 			ent.snap.Store(g.cur)
 			f.snap = g.cur
+			im.queued = ent.imaging.queued
+			ent.imaging = im
+			e.outdate(ent, 0)
 		}
 	}
 	var ours *fault.Error
@@ -372,5 +378,6 @@ func (e *Engine) Apply(store relation.StoreID, rev uint64, writes, deletes []rel
 			return
 		}
 		ent.snap.Store(ent.graph.cur)
+		e.outdate(ent, len(writes)+len(deletes))
 	}
 }
