@@ -110,6 +110,9 @@ func (t directoryTx) Delete(r directory.Record) error {
 // clear takes what a free store holds. The others keep theirs, and with it
 // themselves.
 func (t directoryTx) clear(g *directory.Graph) error {
+	if err := t.clearImages(g.Tenant.String(), g.ID); err != nil { // of any: they follow from its tuples
+		return err
+	}
 	for _, table := range []string{"tuples", "store_models", "store_roles", "store_policies", "assertions"} {
 		n, err := t.exec("DELETE FROM "+table+" WHERE tenant_id = ? AND store_id = (SELECT id FROM stores WHERE tenant_id = ? AND id = ? AND kind = 'free')",
 			g.Tenant.String(), g.Tenant.String(), string(g.ID))

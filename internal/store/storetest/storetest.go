@@ -39,11 +39,16 @@ type Engines interface {
 	Directory() directory.Store
 	Keys() kms.Store
 	Tokens() sts.Store
-	Tuples() authz.Store
-	Archive() authz.Archive
 	Releases() release.Store
 	Outbox() audit.Outbox
+}
+
+// Graphs are the views that the decision engine has of a store.
+type Graphs interface {
+	Tuples() authz.Store
+	Archive() authz.Archive
 	Copies() authz.Copies
+	Images() authz.Images
 }
 
 // Logs is the append-only list of audit logs.
@@ -57,6 +62,7 @@ type Logs interface {
 type Store interface {
 	Core
 	Engines
+	Graphs
 	Logs
 }
 
@@ -99,6 +105,9 @@ func Run(t *testing.T, open Open) {
 		"Own":             testOwn,
 		"Copies":          testCopies,
 		"Fills":           testFills,
+		"Images":          testImages,
+		"ImagesTorn":      testImagesTorn,
+		"ImagesEnd":       testImagesEnd,
 		"AuditLogs":       testAuditLogs,
 		"Dense":           testDense,
 		"GroupCommit":     testGroupCommit,
