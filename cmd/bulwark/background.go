@@ -12,6 +12,7 @@ func (n *node) background(ctx context.Context) (stop func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.drain(ctx) })
 	wg.Go(func() { n.expire(ctx) })
+	wg.Go(func() { n.authz.KeepImages(ctx) })
 	wg.Go(func() { n.every(ctx, 5*time.Second, n.heartbeat) })
 	wg.Go(func() { n.every(ctx, time.Minute, n.leader) })
 	wg.Go(func() { n.every(ctx, 10*time.Minute, n.recordHead) })

@@ -340,7 +340,7 @@ func (n *node) openDecisions(ctx context.Context) error {
 		return err
 	}
 	n.authz, err = authz.New(ctx, authz.Config{
-		Store: n.store.Tuples(), Archive: n.store.Archive(), MAC: mac, Epoch: n.instance.Epoch, Memory: int64(n.plan.limits.Memory), Now: n.plan.now,
+		Store: n.store.Tuples(), Archive: n.store.Archive(), Images: n.store.Images(), Logger: n.plan.log, MAC: mac, Epoch: n.instance.Epoch, Memory: int64(n.plan.limits.Memory), Now: n.plan.now,
 		Application: func(id relation.StoreID) (string, bool) {
 			g, err := n.directory.GraphByID(id)
 			if err != nil {

@@ -42,6 +42,8 @@ var (
 	descBuild     = prometheus.NewDesc("bulwark_build_info", "The version that runs.", []string{"version"}, nil)
 	descMutations = prometheus.NewDesc("bulwark_store_mutations_total", "Committed changes.", nil, nil)
 	descCommits   = prometheus.NewDesc("bulwark_store_commits_total", "Transactions that reached the disk.", nil, nil)
+	descLoads     = prometheus.NewDesc("bulwark_decisions_loads_total", "Stores loaded into memory, by what was enough for it: rows, or an image with the changes since.", []string{"from"}, nil)
+	descImages    = prometheus.NewDesc("bulwark_decisions_images_total", "Images of stores: written, failed to be written, refused when a store was loaded.", []string{"result"}, nil)
 	descPlaintext = prometheus.NewDesc("bulwark_gateway_plaintext_requests_total", "Requests sent in clear under an exception.", []string{"upstream"}, nil)
 )
 
@@ -50,6 +52,8 @@ func (c *nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descBuild
 	ch <- descMutations
 	ch <- descCommits
+	ch <- descLoads
+	ch <- descImages
 	ch <- descPlaintext
 }
 
@@ -59,6 +63,13 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descBuild, prometheus.GaugeValue, 1, version())
 	ch <- prometheus.MustNewConstMetric(descMutations, prometheus.CounterValue, float64(counters.Mutations))
 	ch <- prometheus.MustNewConstMetric(descCommits, prometheus.CounterValue, float64(counters.Commits))
+	stats := c.s.node.authz.Stats()
+	for from, n := range map[string]uint64{"image": stats.ImageLoads, "rows": stats.Loads - min(stats.Loads, stats.ImageLoads)} {
+		ch <- prometheus.MustNewConstMetric(descLoads, prometheus.CounterValue, float64(n), from)
+	}
+	for result, n := range map[string]uint64{"written": stats.ImageWrites, "failed": stats.ImageFailures, "refused": stats.ImageRefusals} {
+		ch <- prometheus.MustNewConstMetric(descImages, prometheus.CounterValue, float64(n), result)
+	}
 	if c.s.gateway == nil {
 		return
 	}
