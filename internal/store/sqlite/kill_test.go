@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		stepChild(told)
 		return
 	}
+	if told := os.Getenv(imageEnv); told != "" {
+		imageChild(told)
+		return
+	}
 	os.Exit(m.Run())
 }
 
